@@ -78,7 +78,7 @@ class BadTotal(PeerError):
 class Refusal(SteelyardError):
     """We are well and will not do it."""
 
-    blame = "caller"
+    blame: ClassVar[Blame] = "caller"
     status = 400
     code = "refused"
 
