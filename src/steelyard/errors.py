@@ -1,7 +1,7 @@
 """Every error that Steelyard raises, in one tree.
 
 SteelyardError
-├── PeerError            the other side broke the rules: it is refused and the event is recorded; never retried as it stands
+├── PeerError            the other side broke the rules: it is refused, the event is recorded
 │   ├── BadSignature     a signature that doesn't recover to the account it claims
 │   ├── BadMessage       malformed, oversized or out-of-order bytes
 │   └── BadTotal         a cumulative total, count or head that contradicts what was signed before

@@ -1,0 +1,206 @@
+"""What a link offers to the room at each of its ends, and what it asks of them.
+
+1. The node dials; one WebSocket for each gateway process; many calls in flight on it.
+2. Both ends prove their accounts by a signed handshake before anything else is read.
+3. Frames are authenticated by the session; receipts by their batch, vouchers by their own signature.
+4. The link moves messages in order, bounds them, and checks no money. What it hands over is well-formed and untrusted.
+5. Callbacks run on the event loop and must not block; the two that are coroutines may write to the database first.
+
+Law: docs/spec/link.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher
+from steelyard.protocol.messages import Lane, Offer, Order, Receipt
+
+
+class SignedOffer(msgspec.Struct, frozen=True, array_like=True):
+    """An offer, its signature, and the manifest that it names (JSON bytes whose SHA-256 is `offer.manifest`)."""
+
+    offer: Offer
+    signature: bytes
+    service: str
+    manifest: bytes
+
+
+class CallRequest(msgspec.Struct, frozen=True, array_like=True):
+    """An order with all that a provider needs to carry it out.
+
+    Args:
+        order: the pinned terms. tag: 16 bytes. salt: 32 bytes, salts the request's and the response's hash.
+        api: whose shape the body has, e.g. ``chat.completions``. body: at most the link's body limit.
+        prefix: content to continue from, whose salted hash is `order.prefix_hash`; empty if there is none.
+    """
+
+    order: Order
+    tag: bytes
+    salt: bytes
+    api: str
+    body: bytes
+    prefix: bytes = b""
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """A chunk of a result on the wire: content that `response_hash` covers, the units it cost, kind-specific JSON."""
+
+    content: bytes
+    units_in: int
+    units_out: int
+    detail: bytes = b""
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why a call ended without a receipt: nothing is billed.
+
+    `code` is one of the stable codes: ``credit_window``, ``busy``, ``bad_order``, ``not_served``, ``engine_error``,
+    ``deadline``, ``invalid_request``, ``link_lost``. `is_retryable`: another provider may well serve it.
+    """
+
+    code: str
+    message: str
+    is_retryable: bool = True
+    retry_after_s: float = 0.0
+
+
+class LeafEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One receipt of a batch with its order and tag, for a gateway that no longer knows the call."""
+
+    order: Order
+    tag: bytes
+    receipt: Receipt
+
+
+class CallSink(Protocol):
+    """Where a gateway takes a call's result; exactly one of `on_done` and `on_fail` ends it."""
+
+    def on_piece(self, piece: Piece) -> None:
+        """Take the next chunk, in order."""
+
+    def on_done(self, receipt: Receipt) -> None:
+        """Take the receipt; its id is known now, its signed proof comes with a batch."""
+
+    def on_fail(self, failure: Failure) -> None:
+        """Learn that there will be no (further) result."""
+
+
+class ProviderLink(Protocol):
+    """A gateway's end of one link."""
+
+    provider: bytes
+    offers: tuple[SignedOffer, ...]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection stands; a call opened on a link that is down fails at once with ``link_lost``."""
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls have neither receipt nor failure."""
+
+    def open_call(self, request: CallRequest, sink: CallSink, *, is_stream: bool) -> None:
+        """Send an order; without `is_stream` the result comes as one piece."""
+
+    def cancel_call(self, call_id: bytes) -> None:
+        """Ask the provider to stop; the sink still gets `on_done` with the receipt for what was sent, or `on_fail`."""
+
+    def grant_pieces(self, call_id: bytes, count: int) -> None:
+        """Let the provider send `count` more pieces of a stream (flow control)."""
+
+    def send_voucher(self, signed: SignedVoucher) -> None:
+        """Send a voucher; it is sent again after a reconnect until a higher one replaces it."""
+
+    def drop(self, reason: str) -> None:
+        """Close the link for breaking the rules; the node may dial again."""
+
+
+class GatewaySide(Protocol):
+    """What a gateway gives to its `LinkServer`."""
+
+    async def admit_provider(self, provider: bytes, offers: Sequence[SignedOffer]) -> None:
+        """Raise a PeerError or Refusal to turn a provider away (not staked, offers that differ from the registry)."""
+
+    def known_lanes(self, provider: bytes) -> Sequence[LaneState]:
+        """Say how far each lane with a provider is known, so that the node sends what came after."""
+
+    def on_link_up(self, link: ProviderLink) -> None:
+        """Start to route to a provider."""
+
+    def on_link_down(self, link: ProviderLink, reason: str) -> None:
+        """Stop routing; calls in flight are resumed within the resume window, or fail with ``link_lost``."""
+
+    async def on_batch(
+        self, link: ProviderLink, signed: SignedBatch, call_ids: Sequence[bytes], entries: Sequence[LeafEntry]
+    ) -> None:
+        """Take a signed batch; `entries` is empty unless the node resends it or the gateway asked for the whole.
+
+        Raises:
+            PeerError: it breaks the lane's rules; the link is dropped and the event recorded.
+        """
+
+    async def on_claim(self, link: ProviderLink, claim: LaneClaim) -> None:
+        """Take the whole history of a lane that the gateway doesn't know, checked by its own tags."""
+
+
+class LaneClaim(msgspec.Struct, frozen=True, array_like=True):
+    """The history of a lane from its first batch, and the best voucher held for it."""
+
+    lane: Lane
+    batches: tuple[SignedBatch, ...]
+    entries: tuple[tuple[LeafEntry, ...], ...]
+    voucher: SignedVoucher | None
+
+
+class GatewayLink(Protocol):
+    """A node's end of one link."""
+
+    gateway: bytes
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection stands; what is sent meanwhile is kept for the resume window."""
+
+    async def send_piece(self, call_id: bytes, piece: Piece) -> None:
+        """Send a chunk; waits while the gateway has granted no more."""
+
+    def send_done(self, call_id: bytes, receipt: Receipt, piece: Piece | None) -> None:
+        """End a call with its receipt (and its only piece, for calls that don't stream)."""
+
+    def send_fail(self, call_id: bytes, failure: Failure) -> None:
+        """End a call without a receipt."""
+
+    def send_batch(self, signed: SignedBatch, call_ids: Sequence[bytes], entries: Sequence[LeafEntry] = ()) -> None:
+        """Send a batch that is already on disk."""
+
+    def send_claim(self, claim: LaneClaim) -> None:
+        """Send the history of a lane that the gateway doesn't know."""
+
+    def update_offers(self, offers: Sequence[SignedOffer]) -> None:
+        """Tell the gateway of new terms."""
+
+
+class NodeSide(Protocol):
+    """What a node gives to its `LinkClient`s."""
+
+    async def admit_gateway(self, gateway: bytes) -> None:
+        """Raise a PeerError or Refusal for a gateway that is not in the registry or has no stake."""
+
+    def on_call(self, link: GatewayLink, request: CallRequest, *, is_stream: bool) -> None:
+        """Start to work on an order."""
+
+    def on_cancel(self, link: GatewayLink, call_id: bytes) -> None:
+        """Stop the engine; end the call with a receipt for what was sent."""
+
+    async def on_voucher(self, link: GatewayLink, signed: SignedVoucher) -> None:
+        """Check and keep a voucher; raises a PeerError for one that breaks the lane's rules."""
+
+    async def on_link_up(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
+        """Learn how far the gateway knows each lane: resend later batches, claim lanes that it doesn't know."""
+
+    def on_link_down(self, link: GatewayLink, reason: str) -> None:
+        """Learn that the connection is gone; the client dials again by itself."""
