@@ -4,7 +4,10 @@
 2. Both ends prove their accounts by a signed handshake before anything else is read.
 3. Frames are authenticated by the session; receipts by their batch, vouchers by their own signature.
 4. The link moves messages in order, bounds them, and checks no money. What it hands over is well-formed and untrusted.
-5. Callbacks run on the event loop and must not block; the two that are coroutines may write to the database first.
+5. Callbacks run on the event loop and must not block; those that are coroutines may write to the database first. The
+   coroutines of one link run one after the other, in the order of the messages.
+6. A link object is one session. A connection that comes back within the resume window continues it, with nothing lost
+   or doubled; a process that restarted, or came too late, makes a new session, and so a new link object.
 
 Law: docs/spec/link.md.
 """
@@ -16,6 +19,7 @@ from typing import Protocol
 
 import msgspec
 
+from steelyard.errors import SteelyardError
 from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher
 from steelyard.protocol.messages import Lane, Offer, Order, Receipt
 
@@ -59,7 +63,8 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     """Why a call ended without a receipt: nothing is billed.
 
     `code` is one of the stable codes: ``credit_window``, ``busy``, ``bad_order``, ``not_served``, ``engine_error``,
-    ``deadline``, ``invalid_request``, ``link_lost``. `is_retryable`: another provider may well serve it.
+    ``deadline``, ``invalid_request``, ``link_lost``, ``cancelled`` (before anything was made). `is_retryable`: another
+    provider may well serve it.
     """
 
     code: str
@@ -90,30 +95,44 @@ class CallSink(Protocol):
 
 
 class ProviderLink(Protocol):
-    """A gateway's end of one link."""
+    """A gateway's end of one link; `session` is 16 random bytes, `provider` is proven, `offers` are the latest."""
 
+    session: bytes
     provider: bytes
     offers: tuple[SignedOffer, ...]
 
     @property
     def is_up(self) -> bool:
-        """Whether the connection stands; a call opened on a link that is down fails at once with ``link_lost``."""
+        """Whether the connection stands; a call opened on a link that is down fails at once with ``link_lost``
+        (the sink hears it in the next turn of the event loop, never inside `open_call`).
+        """
 
     @property
     def calls_in_flight(self) -> int:
         """How many calls have neither receipt nor failure."""
 
     def open_call(self, request: CallRequest, sink: CallSink, *, is_stream: bool) -> None:
-        """Send an order; without `is_stream` the result comes as one piece."""
+        """Send an order; without `is_stream` the result comes as one piece, just before `on_done`.
+
+        The provider may send `LinkLimits.window_pieces` (64) pieces of a stream before it needs a grant. A call that is
+        still open 10 s after its order's deadline fails with ``deadline``.
+        """
 
     def cancel_call(self, call_id: bytes) -> None:
         """Ask the provider to stop; the sink still gets `on_done` with the receipt for what was sent, or `on_fail`."""
 
     def grant_pieces(self, call_id: bytes, count: int) -> None:
-        """Let the provider send `count` more pieces of a stream (flow control)."""
+        """Let the provider send `count` more pieces of a stream (flow control); call it as pieces are consumed, the
+        link gathers grants.
+        """
 
     def send_voucher(self, signed: SignedVoucher) -> None:
         """Send a voucher; it is sent again after a reconnect until a higher one replaces it."""
+
+    def request_batches(self, state: LaneState) -> None:
+        """Ask for all batches of a lane after `state`, each with its leaf entries: some receipt of them isn't known
+        here.
+        """
 
     def drop(self, reason: str) -> None:
         """Close the link for breaking the rules; the node may dial again."""
@@ -129,7 +148,7 @@ class GatewaySide(Protocol):
         """Say how far each lane with a provider is known, so that the node sends what came after."""
 
     def on_link_up(self, link: ProviderLink) -> None:
-        """Start to route to a provider."""
+        """Start to route to a provider: a new link, one whose connection is back, or one with new offers."""
 
     def on_link_down(self, link: ProviderLink, reason: str) -> None:
         """Stop routing; calls in flight are resumed within the resume window, or fail with ``link_lost``."""
@@ -139,26 +158,41 @@ class GatewaySide(Protocol):
     ) -> None:
         """Take a signed batch; `entries` is empty unless the node resends it or the gateway asked for the whole.
 
+        A batch whose head is already in the lane may come again: it is to be ignored.
+
         Raises:
             PeerError: it breaks the lane's rules; the link is dropped and the event recorded.
         """
 
     async def on_claim(self, link: ProviderLink, claim: LaneClaim) -> None:
-        """Take the whole history of a lane that the gateway doesn't know, checked by its own tags."""
+        """Take the next part of the history of a lane that the gateway doesn't know, checked by its own tags.
+
+        Raises:
+            PeerError: it breaks the lane's rules; the link is dropped and the event recorded.
+        """
+
+    def on_peer_refused(self, account: bytes | None, error: SteelyardError) -> None:
+        """Record that a peer was turned away or dropped; `account` is None while it isn't proven."""
 
 
 class LaneClaim(msgspec.Struct, frozen=True, array_like=True):
-    """The history of a lane from its first batch, and the best voucher held for it."""
+    """The history of a lane from its first batch on, in parts of at most 16 batches.
+
+    The parts come in order, each beginning after the last batch of the one before (the first with `seq` 1); `entries`
+    has one tuple for each batch. `is_last` ends the claim and may bring the best voucher that the provider holds.
+    """
 
     lane: Lane
     batches: tuple[SignedBatch, ...]
     entries: tuple[tuple[LeafEntry, ...], ...]
     voucher: SignedVoucher | None
+    is_last: bool = True
 
 
 class GatewayLink(Protocol):
-    """A node's end of one link."""
+    """A node's end of one link; `gateway` is proven. What is sent on a session that is over goes nowhere."""
 
+    session: bytes
     gateway: bytes
 
     @property
@@ -166,7 +200,7 @@ class GatewayLink(Protocol):
         """Whether the connection stands; what is sent meanwhile is kept for the resume window."""
 
     async def send_piece(self, call_id: bytes, piece: Piece) -> None:
-        """Send a chunk; waits while the gateway has granted no more."""
+        """Send a chunk; waits while the gateway has granted no more, or 64 KiB of the stream aren't acknowledged."""
 
     def send_done(self, call_id: bytes, receipt: Receipt, piece: Piece | None) -> None:
         """End a call with its receipt (and its only piece, for calls that don't stream)."""
@@ -181,7 +215,7 @@ class GatewayLink(Protocol):
         """Send the history of a lane that the gateway doesn't know."""
 
     def update_offers(self, offers: Sequence[SignedOffer]) -> None:
-        """Tell the gateway of new terms."""
+        """Tell the gateway of new terms; it asks `admit_provider` again and drops the link if it is refused."""
 
 
 class NodeSide(Protocol):
@@ -200,7 +234,18 @@ class NodeSide(Protocol):
         """Check and keep a voucher; raises a PeerError for one that breaks the lane's rules."""
 
     async def on_link_up(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
-        """Learn how far the gateway knows each lane: resend later batches, claim lanes that it doesn't know."""
+        """Learn of a new session and how far the gateway knows each lane: resend later batches, claim unknown lanes.
+
+        Not called when a connection is back within the resume window: the session goes on by itself.
+        """
+
+    async def on_batches_wanted(self, link: GatewayLink, state: LaneState) -> None:
+        """Send all batches of a lane after `state` again, each with its leaf entries."""
 
     def on_link_down(self, link: GatewayLink, reason: str) -> None:
-        """Learn that the connection is gone; the client dials again by itself."""
+        """Learn that the connection is gone; the client dials again by itself. When the session is over too,
+        `on_cancel` follows for every call that is still open.
+        """
+
+    def on_peer_refused(self, account: bytes | None, error: SteelyardError) -> None:
+        """Record that a gateway was turned away or dropped; `account` is None while it isn't proven."""
