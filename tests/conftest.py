@@ -1,9 +1,12 @@
-"""Profiles for hypothesis: `ci` is the default, `nightly` looks ten times longer."""
+"""Profiles for hypothesis (`ci` is the default, `nightly` looks ten times longer); in CI nothing may skip."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -13,3 +16,13 @@ settings.register_profile(
     "nightly", max_examples=250, stateful_step_count=60, deadline=None, suppress_health_check=_CHECKS
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    """Turn a skip into a failure in CI, where every tool is installed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where nothing may skip: {report.longrepr}"
+    return report

@@ -1,0 +1,69 @@
+# Steelyard. `make demo` runs the main job, `make test` all tests; each sets itself up. Needs Python 3.11 or newer and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NODE_STAMP := contracts/node_modules/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+WORKERS ?= 2
+
+.PHONY: help setup demo up down test check format lock contracts bench-gateway nightly clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: $(STAMP) ## Install everything into .venv, locked by hashes
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Steelyard needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=/path/to/python3 setup"; exit 2; }
+	@echo "Setting up $(VENV) (once; about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --upgrade "pip>=24"
+	@$(PIP) install --progress-bar on --quiet --require-hashes -r requirements.lock & pid=$$!; \
+	 while kill -0 $$pid 2>/dev/null; do printf '.'; sleep 2; done; echo; wait $$pid
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## Run the whole loop for real: chain, gateway, three providers, 20 chats, 5 embeddings, payment, audit
+	@$(BIN)/steelyard demo
+
+up: $(STAMP) ## Keep that network running, with a base URL and a key to paste
+	@$(BIN)/steelyard up
+
+down: $(STAMP) ## Stop it
+	@$(BIN)/steelyard down
+
+# Node.js is for tests alone (the Solidity compiler, anvil); without it those tests skip and say so.
+$(NODE_STAMP): contracts/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --prefix contracts --silent --no-fund --no-audit && touch $@; \
+	 else echo "npm is missing: tests that need Node.js will skip"; fi
+
+test: $(STAMP) $(NODE_STAMP) ## Run every test
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 15
+
+nightly: $(STAMP) $(NODE_STAMP) ## The same, looking ten times longer
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --timeout 600
+
+check: $(STAMP) ## Lint, types, and the order of the rooms
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code
+	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
+
+lock: ## Compile requirements.lock anew (needs uv)
+	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	 --extra node --extra gateway --extra dev --extra peers --group build pyproject.toml -o requirements.lock
+
+contracts: $(NODE_STAMP) ## Compile the contracts into the package (needs Node.js)
+	@node contracts/build.mjs
+
+bench-gateway: $(STAMP) ## Measure the gateway beside nginx and LiteLLM (needs nginx)
+	@$(BIN)/python bench/gateway/run.py
+
+clean: ## Remove what was installed and built here
+	@rm -rf $(VENV) contracts/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
