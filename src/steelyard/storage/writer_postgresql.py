@@ -1,0 +1,146 @@
+"""The group writer's PostgreSQL half: one asyncpg connection, binary rows, pipelined by statement.
+
+1. A group that fails before its COMMIT was sent is repeated whole: after a deadlock at once, after a lost connection
+   as soon as the server is back, for `RECONNECT_S` at most.
+2. A connection lost during COMMIT leaves the group's fate unknown: that is a crash, not a guess.
+
+Law: docs/spec/storage.md, section 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
+
+from steelyard.storage.database import Database
+from steelyard.storage.operations import (
+    CompiledStatement,
+    NothingChanged,
+    Operation,
+    Row,
+    Statement,
+    compile_statement,
+    group_steps,
+)
+
+RECONNECT_S = 10.0
+"""How long a lost server is waited for before the writer gives up."""
+
+_COLLISIONS = 5
+_RETRY_S = 0.1
+
+# What one bad operation can raise. ValueError covers asyncpg's own refusal to encode a value.
+_REFUSALS = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.DataError,
+    NothingChanged,
+    OverflowError,
+    TypeError,
+    ValueError,
+    LookupError,
+)
+_COLLIDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    OSError,
+)
+
+
+class PostgresqlBackend:
+    """One connection, opened again when it is lost; `open_postgresql_backend` makes it."""
+
+    def __init__(self, connect_args: dict[str, Any]) -> None:
+        self._connect_args = connect_args
+        self._connection: Any = None
+        self._dialect = asyncpg_dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy left this one untyped
+        self._compiled: dict[Statement, CompiledStatement] = {}
+
+    async def connect(self) -> None:
+        """Open the connection, closing the one before."""
+        if self._connection is not None:
+            self._connection.terminate()
+        self._connection = await asyncpg.connect(**self._connect_args)
+
+    async def write(self, operations: list[Operation]) -> dict[int, Exception]:
+        """Commit a group; see `GroupBackend`."""
+        give_up_at = asyncio.get_running_loop().time() + RECONNECT_S
+        collisions = 0
+        while True:
+            try:
+                if self._connection.is_closed():
+                    await self.connect()
+                await self._connection.execute("BEGIN")
+                refused = await self._fill(operations)
+            except _COLLIDED:
+                collisions += 1
+                if collisions > _COLLISIONS:
+                    raise
+                await self._connection.execute("ROLLBACK")
+                continue
+            except _LOST:
+                if asyncio.get_running_loop().time() > give_up_at:
+                    raise
+                self._connection.terminate()
+                await asyncio.sleep(_RETRY_S)
+                continue
+            await self._connection.execute("COMMIT")
+            return refused
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        with suppress(*_LOST):
+            await self._connection.close()
+
+    async def _fill(self, operations: list[Operation]) -> dict[int, Exception]:
+        try:
+            for statement, rows in group_steps(operations):
+                await self._execute(statement, rows)
+            return {}
+        except _REFUSALS:
+            await self._connection.execute("ROLLBACK")
+            await self._connection.execute("BEGIN")
+            outcomes = [await self._write_alone(operation) for operation in operations]
+            return {index: error for index, error in enumerate(outcomes) if error is not None}
+
+    async def _write_alone(self, operation: Operation) -> Exception | None:
+        # A savepoint, because PostgreSQL lets nothing follow a failed statement.
+        await self._connection.execute("SAVEPOINT one")
+        try:
+            for statement, row in operation.steps:
+                await self._execute(statement, [row])
+        except _REFUSALS as error:
+            await self._connection.execute("ROLLBACK TO SAVEPOINT one")
+            return error
+        await self._connection.execute("RELEASE SAVEPOINT one")
+        return None
+
+    async def _execute(self, statement: Statement, rows: list[Row]) -> None:
+        must_count = statement.must_change and not statement.is_insert
+        compiled = self._compiled.get(statement)
+        if compiled is None:
+            compiled = compile_statement(statement, self._dialect, " RETURNING 1" if must_count else "")
+            self._compiled[statement] = compiled
+        arranged = compiled.arrange(rows)
+        if not must_count:
+            await self._connection.executemany(compiled.sql, arranged)
+            return
+        changed = len(await self._connection.fetchmany(compiled.sql, arranged))
+        if changed != len(rows):
+            raise NothingChanged(f"{statement.name} changed {changed} rows, not {len(rows)}")
+
+
+async def open_postgresql_backend(database: Database) -> PostgresqlBackend:
+    """Return a backend with its connection open."""
+    _, connect_args = database.engine.dialect.create_connect_args(database.url)
+    backend = PostgresqlBackend(dict(connect_args))
+    await backend.connect()
+    return backend
