@@ -1,0 +1,75 @@
+"""Why a contract refused, in words: revert data decoded by the errors of every ABI that we carry.
+
+1. Nothing here fails: data that can't be decoded is shown as hex.
+2. `reason` is stable and for programs and logs, ``ERC20InsufficientBalance(sender=0x…, balance=5, needed=10)``;
+   the advice after it is for people.
+
+Law: the Solidity ABI specification, "Error handling"; docs/spec/money.md for our own errors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steelyard.chain.contract import decode_values, load_errors
+from steelyard.errors import ChainError, Reverted
+
+_ERROR_STRING = bytes.fromhex("08c379a0")
+_PANIC = bytes.fromhex("4e487b71")
+_PANICS = {
+    0x01: "assertion failed",
+    0x11: "arithmetic overflow or underflow",
+    0x12: "division by zero",
+    0x21: "value outside an enum",
+    0x31: "pop of an empty array",
+    0x32: "index out of bounds",
+    0x41: "out of memory",
+    0x51: "call of an unset function pointer",
+}
+
+
+def explain_revert(data: bytes) -> tuple[str, str]:
+    """Return (reason, advice) for revert data; untrusted, may be empty; the advice may be empty too."""
+    selector, body = data[:4], data[4:]
+    try:
+        if selector == _ERROR_STRING:
+            return str(decode_values(("string",), body, "revert")[0]), ""
+        if selector == _PANIC:
+            code = decode_values(("uint256",), body, "revert")[0]
+            return f"Panic(0x{code:02x}: {_PANICS.get(code, 'unknown')})", "this is a defect of the contract: report it"
+        error = load_errors().get(selector)
+        if error is not None:
+            values = error.decode(data)
+            reason = f"{error.name}({', '.join(f'{name}={_show(value)}' for name, value in values.items())})"
+            return reason, _ADVICE.get(error.name, "").format(**{name: _show(v) for name, v in values.items()})
+    except (ChainError, KeyError, IndexError):
+        pass  # an error of another contract with our selector, or other names: its bytes are shown instead
+    if not data:
+        return "", "the contract gave no reason: wrong address, wrong arguments or too little gas"
+    return f"0x{data.hex()}", "no contract of ours has this error: is the address right?"
+
+
+def build_reverted(data: bytes, what: str) -> Reverted:
+    """Return the error for a refused `what` (``redeem``, ``eth_call to 0x…``) with its revert data."""
+    reason, advice = explain_revert(data)
+    words = f"the chain refused {what}" + (f": {reason}" if reason else "") + (f"; {advice}" if advice else "")
+    return Reverted(words, reason=reason, data=data)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_show(part) for part in value) + "]"
+    return str(value)
+
+
+# What to do about the errors that a user can cause; {names} are the error's own parameters.
+_ADVICE = {
+    "ERC20InsufficientBalance": "{sender} holds {balance} nano and needs {needed}: fund it first",
+    "ERC20InsufficientAllowance": "{spender} may take {allowance} nano and needs {needed}: approve it first",
+    "ERC2612ExpiredSignature": "the permit's deadline has passed: sign a new one",
+    "ERC2612InvalidSigner": "the permit is signed by {signer}, not by {owner}",
+    "AccessManagedUnauthorized": "{caller} has no role for this",
+    "AccessManagerUnauthorizedAccount": "{msgsender} lacks role {roleId}",
+}
