@@ -1,0 +1,242 @@
+"""What is on sale now: verified offers of linked providers, by service.
+
+1. An offer is taken only if its provider signed it, the registry has the same terms, the manifest's SHA-256 is the
+   offer's and the registered service's, the kind is one we can parse, and the provider's stake is active.
+2. A service that was ever sold here stays known: with nobody to serve it, it is unavailable, not unknown.
+3. Prices and grades of an order are those of the verified offer, whatever the link says later.
+
+Law: docs/spec/gateway.md, section 4.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from steelyard.errors import BadMessage, ConfigError, Forbidden, PeerError, Refusal, SteelyardError
+from steelyard.gateway.chain_view import ChainView, OfferTerms, ServiceTerms
+from steelyard.gateway.replies import Header
+from steelyard.gateway.routing import Record, ShareTable, Standing, choose_warm, pick_two
+from steelyard.link.port import ProviderLink, SignedOffer
+from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.ids import service_id as service_id_of
+from steelyard.protocol.messages import Grade, Lane, Offer
+from steelyard.protocol.signing import Domain, require_signer
+from steelyard.services.manifest import Manifest, decode_manifest, manifest_digest
+from steelyard.services.port import Service
+
+BindService = Callable[[Manifest], Service]
+"""Returns a kind bound to a manifest, without an engine; raises ConfigError for a kind that isn't installed."""
+
+
+@dataclass(slots=True)
+class VerifiedOffer:
+    """An offer that passed every check, with its service ready to parse requests."""
+
+    offer: Offer
+    manifest: Manifest
+    terms: ServiceTerms
+    service: Service
+
+
+@dataclass(slots=True, eq=False)
+class Seller:
+    """A linked provider at one service."""
+
+    link: ProviderLink
+    offer: Offer
+    record: Record
+    lane: Lane
+    headers: tuple[Header, ...]
+    refusal: str = ""
+
+    @property
+    def price_nano(self) -> int:
+        """One number to compare prices by."""
+        return self.offer.price_in + self.offer.price_out
+
+    def why_not(self, now_s: float) -> str:
+        """Return why it gets no call now, or an empty string."""
+        if self.refusal:
+            return self.refusal
+        if not self.link.is_up:
+            return "link_down"
+        return self.record.why_not(now_s)
+
+
+@dataclass(slots=True, eq=False)
+class Listing:
+    """One service on sale: its manifest, its kind, and who sells it."""
+
+    name: str
+    service_id: bytes
+    manifest: Manifest
+    service: Service
+    sellers: list[Seller] = field(default_factory=list)
+    table: ShareTable = field(default_factory=ShareTable)
+
+    def choose(self, tried: Iterable[Seller], prefix: bytes, now_s: float, luck: float) -> Seller | None:
+        """Return who gets the next call, or None if nobody is well; routing.py says how."""
+        well = [seller for seller in self.sellers if seller not in tried and not seller.why_not(now_s)]
+        if len(well) <= 1:
+            return self._taken(well[0], now_s) if well else None
+        self.table.refresh(tuple(map(id, well)), [Standing(seller.price_nano, seller.record) for seller in well], now_s)
+        loads = [seller.link.calls_in_flight for seller in well]
+        trying = [index for index, seller in enumerate(well) if seller.record.pause_s]
+        if trying:
+            return self._taken(well[trying[0]], now_s)
+        if prefix:
+            index = choose_warm(prefix, [seller.link.provider for seller in well], self.table.weights, loads)
+        else:
+            first, second = pick_two(self.table.cumulative, luck)
+            index = first if loads[first] <= loads[second] else second
+        return self._taken(well[index], now_s)
+
+    def _taken(self, seller: Seller, now_s: float) -> Seller:
+        if seller.record.pause_s:
+            seller.record.is_trying = True
+        return seller
+
+    def reasons(self, now_s: float) -> list[tuple[bytes, str]]:
+        """Return (provider, why not) for each seller, for the 503."""
+        return [(seller.link.provider, seller.why_not(now_s) or "tried") for seller in self.sellers]
+
+    def retry_after_s(self, now_s: float) -> float:
+        """Return after how many seconds somebody may be well again; 2 if nobody knows."""
+        waits = [seller.record.ready_in_s(now_s) for seller in self.sellers if seller.link.is_up and not seller.refusal]
+        return max(min(waits, default=2.0), 0.1)
+
+
+class Catalogue:
+    """All services known to this gateway, and the rules by which offers get in.
+
+    Args:
+        chain: what is on record. domain: of the deployment. bind_service: from the kinds installed here.
+    """
+
+    def __init__(self, chain: ChainView, domain: Domain, bind_service: BindService) -> None:
+        self._chain = chain
+        self._domain = domain
+        self._bind = bind_service
+        self.listings: dict[str, Listing] = {}
+        self._records: dict[tuple[bytes, bytes], Record] = {}
+
+    async def verify_offers(self, provider: bytes, offers: Iterable[SignedOffer]) -> list[VerifiedOffer]:
+        """Return a provider's offers, all verified.
+
+        Raises:
+            PeerError: a signature, hash or manifest is wrong.
+            Refusal: no stake, nothing offered, another offer on record, or a kind that isn't installed here.
+            ChainError: the chain can't be asked.
+        """
+        if not await self._chain.fetch_is_active(provider):
+            raise Forbidden(
+                f"0x{provider.hex()} has no active stake as a provider: stake with `steelyard stake provider` first",
+                code="not_staked",
+            )
+        verified = [await self._verify(provider, signed) for signed in offers]
+        if not verified:
+            raise Forbidden(
+                f"0x{provider.hex()} offers nothing: post an offer with `steelyard offer set`", code="no_offer"
+            )
+        return verified
+
+    async def _verify(self, provider: bytes, signed: SignedOffer) -> VerifiedOffer:
+        offer = signed.offer
+        offer.check_fields()
+        if offer.provider != provider:
+            raise BadMessage(
+                f"the offer for {signed.service!r} is by 0x{offer.provider.hex()}, not by 0x{provider.hex()}"
+            )
+        if offer.service_id != service_id_of(signed.service):
+            raise BadMessage(f"the offer's service id is not that of {signed.service!r}")
+        if offer.grade > max(Grade):
+            raise BadMessage(
+                f"the offer for {signed.service!r} has grade {offer.grade}, the highest is {int(max(Grade))}"
+            )
+        require_signer(self._domain.digest(offer.struct_hash()), signed.signature, provider, "offer")
+        if manifest_digest(signed.manifest) != offer.manifest:
+            raise BadMessage(f"the manifest sent for {signed.service!r} is not the one that its offer names")
+        manifest = decode_manifest(signed.manifest)
+        terms = await self._chain.fetch_service(offer.service_id)
+        if terms is None:
+            raise Forbidden(
+                f"{signed.service!r} is not registered: use `steelyard services register`", code="no_service"
+            )
+        if terms.manifest not in (ZERO32, offer.manifest) or terms.kind != manifest.kind:
+            raise Forbidden(
+                f"the offer for {signed.service!r} names another manifest or kind than the registered service",
+                code="manifest_differs",
+            )
+        on_record = await self._chain.fetch_offer(provider, offer.service_id)
+        if on_record != OfferTerms(offer.price_in, offer.price_out, offer.grade, offer.manifest, offer.seq):
+            raise Forbidden(
+                f"the offer for {signed.service!r} differs from the registry's: post it with `steelyard offer set`",
+                code="offer_differs",
+            )
+        try:
+            service = self._bind(manifest)
+        except (ConfigError, Refusal, PeerError) as error:
+            raise Forbidden(
+                f"{signed.service!r} is of kind {manifest.kind!r}: {error.message}", code="kind_unknown"
+            ) from error
+        return VerifiedOffer(offer, manifest, terms, service)
+
+    def list_seller(self, link: ProviderLink, verified: VerifiedOffer, lane: Lane) -> Seller:
+        """Put a provider's verified offer on sale over its link."""
+        name, offer = verified.terms.name, verified.offer
+        listing = self.listings.get(name)
+        if listing is None or listing.manifest != verified.manifest:
+            sellers = [] if listing is None else listing.sellers
+            listing = Listing(name, offer.service_id, verified.manifest, verified.service, sellers)
+            self.listings[name] = listing
+        self._remove(listing, lambda seller: seller.link.provider == link.provider)
+        record = self._records.setdefault((link.provider, offer.service_id), Record())
+        seller = Seller(link, offer, record, lane, seller_headers(offer, name, verified.manifest))
+        listing.sellers.append(seller)
+        return seller
+
+    def delist(self, link: ProviderLink) -> None:
+        """Take everything off sale that is sold over a link."""
+        for listing in self.listings.values():
+            self._remove(listing, lambda seller: seller.link is link)
+
+    def sellers_of(self, provider: bytes) -> list[Seller]:
+        """Return what a provider sells here."""
+        return [
+            seller
+            for listing in self.listings.values()
+            for seller in listing.sellers
+            if seller.link.provider == provider
+        ]
+
+    def nearest_names(self, name: str) -> list[str]:
+        """Return up to three names on sale that look like this one, else what is on sale."""
+        names = sorted(self.listings)
+        return difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+
+    async def is_registered(self, name: str) -> bool:
+        """Say whether the registry has a service of this name; False also if the chain can't be asked."""
+        try:
+            return await self._chain.fetch_service(service_id_of(name)) is not None
+        except SteelyardError:
+            return False
+
+    def _remove(self, listing: Listing, is_gone: Callable[[Seller], bool]) -> None:
+        listing.sellers[:] = [seller for seller in listing.sellers if not is_gone(seller)]
+
+
+def seller_headers(offer: Offer, name: str, manifest: Manifest) -> tuple[Header, ...]:
+    """Return the headers that are the same for every answer of one provider at one service."""
+    return (
+        (b"x-steelyard-provider", b"0x" + offer.provider.hex().encode()),
+        (b"x-steelyard-model", name.encode()),
+        (b"x-steelyard-quantisation", (manifest.quantisation or "none").encode("ascii", "replace")),
+        (b"x-steelyard-grade", grade_name(offer.grade).encode()),
+    )
+
+
+def grade_name(grade: int) -> str:
+    """Return a grade's word, e.g. ``peer-checked``."""
+    return Grade(grade).name.lower().replace("_", "-")

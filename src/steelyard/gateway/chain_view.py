@@ -1,0 +1,76 @@
+"""What a gateway asks of the chain, as a port: its deposit, its lanes, and what providers and services are on record.
+
+1. Every answer is as of one recent block; nothing here is final, and nothing is paid by reading it.
+2. A chain that doesn't answer is `ChainUnreachable`: the gateway goes on with what it knew, up to a limit (watch.py).
+
+Implemented over the typed clients in registry_view.py, and in memory for tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowState:
+    """A gateway's account in the escrow; nano. `stake_nano` is its active stake as a gateway."""
+
+    deposit_nano: int
+    owed_nano: int
+    withdrawal_nano: int
+    stake_nano: int
+
+    @property
+    def free_nano(self) -> int:
+        """What is left of the deposit when the owed and the announced withdrawal are gone."""
+        return max(self.deposit_nano - self.owed_nano - self.withdrawal_nano, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LanePaid:
+    """What the escrow accepted on a lane and what it has paid of it; cumulative nano."""
+
+    accepted_nano: int
+    paid_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTerms:
+    """A registered service; `manifest` is the SHA-256 of its manifest, zero where none was named."""
+
+    name: str
+    kind: str
+    manifest: bytes
+    builder: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OfferTerms:
+    """A provider's offer as the registry has it; `manifest` zero means withdrawn."""
+
+    price_in: int
+    price_out: int
+    grade: int
+    manifest: bytes
+    seq: int
+
+
+class ChainView(Protocol):
+    """Read-only; every method may raise ChainError."""
+
+    async def fetch_escrow(self, gateway: bytes) -> EscrowState:
+        """Return a gateway's deposit, debts and stake."""
+
+    async def fetch_lanes(self, lane_keys: Sequence[bytes]) -> list[LanePaid]:
+        """Return what was paid on each lane, in the order asked."""
+
+    async def fetch_is_active(self, provider: bytes) -> bool:
+        """Say whether an account is an active, staked provider."""
+
+    async def fetch_service(self, service_id: bytes) -> ServiceTerms | None:
+        """Return a registered service, or None."""
+
+    async def fetch_offer(self, provider: bytes, service_id: bytes) -> OfferTerms | None:
+        """Return a provider's offer on record, or None if there never was one."""

@@ -1,0 +1,159 @@
+"""Who gets the next call: price, recent speed, failures and load, with a breaker and a little exploration.
+
+1. `choose` is pure: it sees candidates as numbers, and takes its luck as an argument.
+2. A provider's share is (cheapest price / its price)^2 x (fastest / its time per unit) x its health. Nobody who is well
+   falls below `EXPLORE_SHARE` of the best one's share, so that yesterday's slow provider is measured again.
+3. Of two drawn by share, the less busy one takes the call: shares may be a little old, load never is.
+4. A conversation goes back to where its prefix is warm (weighted rendezvous), unless that provider is much busier.
+5. Three failures in a row, or half of the recent calls, open the breaker; after a pause one single call tries again.
+   `busy` and `credit_window` are no failures: they rest a provider for a moment.
+
+Source: research/relay.md section 3 (OpenRouter's shares, LiteLLM's cooldowns). Law: docs/spec/gateway.md, section 4.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from steelyard.protocol.rendezvous import rendezvous_order
+
+EXPLORE_SHARE = 0.05
+EWMA_WEIGHT = 0.2
+FAILURES_TO_OPEN = 3
+FAILURE_RATE_TO_OPEN = 0.5
+FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 60.0
+SHORTEST_REST_S = 0.05
+WARM_SLACK_CALLS = 4
+"""How many calls busier than the idlest a warm provider may be before a conversation leaves it."""
+
+RESTING_CODES = frozenset({"busy", "credit_window"})
+BLAMELESS_CODES = frozenset({"invalid_request", "cancelled"})
+"""Failures that say nothing about the provider: the request itself was at fault."""
+
+_SHARE_AGE_S = 0.1
+
+
+@dataclass(slots=True)
+class Record:
+    """What this gateway saw of one provider at one service; it steers this gateway alone and is no verdict."""
+
+    unit_s: float = 0.0
+    first_s: float = 0.0
+    failure_rate: float = 0.0
+    failures_in_row: int = 0
+    successes: int = 0
+    failures: int = 0
+    open_until_s: float = 0.0
+    pause_s: float = 0.0
+    is_trying: bool = False
+    rest_until_s: float = 0.0
+    last_reason: str = ""
+
+    def add_success(self, seconds: float, units: int, first_s: float | None = None) -> None:
+        """Note a finished call: how long it took, how many units it made and when its first piece came."""
+        unit_s = seconds / units if units > 1 else seconds
+        self.unit_s = unit_s if not self.successes else self.unit_s + EWMA_WEIGHT * (unit_s - self.unit_s)
+        if first_s is not None:
+            self.first_s = first_s if not self.first_s else self.first_s + EWMA_WEIGHT * (first_s - self.first_s)
+        self.failure_rate -= EWMA_WEIGHT * self.failure_rate
+        self.successes += 1
+        self.failures_in_row = 0
+        if self.pause_s:
+            self.is_trying = False
+            self.pause_s = self.open_until_s = 0.0
+
+    def add_failure(self, code: str, now_s: float, retry_after_s: float = 0.0) -> None:
+        """Note a call without a receipt, or one whose receipt was refused."""
+        self.is_trying = False
+        if code in BLAMELESS_CODES:
+            return
+        self.last_reason = code
+        if code in RESTING_CODES:
+            self.rest_until_s = now_s + max(retry_after_s, SHORTEST_REST_S)
+            return
+        self.failures += 1
+        self.failures_in_row += 1
+        self.failure_rate += EWMA_WEIGHT * (1.0 - self.failure_rate)
+        if self.failures_in_row >= FAILURES_TO_OPEN or self.failure_rate >= FAILURE_RATE_TO_OPEN or self.pause_s:
+            self.pause_s = min(self.pause_s * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
+            self.open_until_s = now_s + self.pause_s
+
+    def why_not(self, now_s: float) -> str:
+        """Return why this provider gets no call now, or an empty string."""
+        if self.rest_until_s > now_s:
+            return self.last_reason
+        if self.pause_s:
+            if self.open_until_s > now_s:
+                return f"breaker_open ({self.last_reason}), tried again in {self.open_until_s - now_s:.1f} s"
+            if self.is_trying:
+                return f"breaker_half_open ({self.last_reason}), one call is trying it"
+        return ""
+
+    def ready_in_s(self, now_s: float) -> float:
+        """Return after how many seconds it may be asked again."""
+        return max(self.rest_until_s - now_s, self.open_until_s - now_s if self.pause_s else 0.0, 0.0)
+
+
+@dataclass(slots=True)
+class Standing:
+    """One candidate as `choose` sees it."""
+
+    price_nano: int
+    record: Record
+
+
+def shares(standings: Sequence[Standing]) -> list[float]:
+    """Return each candidate's share of the calls (not normalised), by rule 2; prices are nano per unit mix."""
+    cheapest = min(max(standing.price_nano, 1) for standing in standings)
+    known = [standing.record.unit_s for standing in standings if standing.record.successes]
+    fastest = max(min(known), 1e-6) if known else 1.0
+    result = []
+    for standing in standings:
+        record = standing.record
+        price = cheapest / max(standing.price_nano, 1)
+        speed = fastest / max(record.unit_s, fastest) if record.successes else 1.0
+        result.append(price * price * speed * (1.0 - record.failure_rate) ** 2)
+    floor = max(result) * EXPLORE_SHARE
+    return [max(share, floor) for share in result]
+
+
+def pick_two(cumulative: Sequence[float], luck: float) -> tuple[int, int]:
+    """Return two indices drawn by their share, from one number in [0, 1); they may be the same."""
+    total = cumulative[-1]
+    first = bisect(cumulative, luck * total)
+    second = bisect(cumulative, (luck * 65_537.0) % 1.0 * total)
+    last = len(cumulative) - 1
+    return min(first, last), min(second, last)
+
+
+def choose_warm(prefix: bytes, ids: Sequence[bytes], weights: Sequence[float], loads: Sequence[int]) -> int:
+    """Return the index of the provider that a conversation's prefix belongs to, passing over much busier ones."""
+    most = min(loads) + WARM_SLACK_CALLS
+    place = {provider: index for index, provider in enumerate(ids)}
+    pairs = [(provider, int(weight * 1_000_000) + 1) for provider, weight in zip(ids, weights, strict=True)]
+    order = [place[provider] for provider in rendezvous_order(prefix, pairs)]
+    return next((index for index in order if loads[index] <= most), order[0])
+
+
+@dataclass(slots=True)
+class ShareTable:
+    """The shares of one service's providers, computed again when they are older than a tenth of a second."""
+
+    made_s: float = -1.0
+    keys: tuple[int, ...] = ()
+    weights: list[float] = field(default_factory=list)
+    cumulative: list[float] = field(default_factory=list)
+
+    def refresh(self, keys: tuple[int, ...], standings: Sequence[Standing], now_s: float) -> None:
+        """Bring the table up to date for the candidates that are well now (`keys` names them)."""
+        if keys == self.keys and now_s - self.made_s < _SHARE_AGE_S:
+            return
+        self.keys, self.made_s = keys, now_s
+        self.weights = shares(standings)
+        total, self.cumulative = 0.0, []
+        for weight in self.weights:
+            total += weight
+            self.cumulative.append(total)
