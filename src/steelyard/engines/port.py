@@ -47,6 +47,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     template_message_tokens: int = 0
     longest_token_bytes: int = 0
     embedding_dimension: int = 0
+    embedding_context_tokens: int = 0
     parameters: tuple[str, ...] = ()
     owns_logits: bool = False
 
@@ -60,10 +61,12 @@ class Candidates(msgspec.Struct, frozen=True, gc=False):
     logprobs: tuple[float, ...]
 
 
-class Embedding(msgspec.Struct, frozen=True, gc=False):
-    """One text's vector of unit length, as float32 little-endian bytes, and how many tokens it took."""
+class Embeddings(msgspec.Struct, frozen=True, gc=False):
+    """Vectors of unit length, float32 little-endian, one per text in their order, and how many tokens all texts
+    took.
+    """
 
-    vector: bytes
+    vectors: tuple[bytes, ...]
     tokens: int
 
 
@@ -72,6 +75,10 @@ class Session(Protocol):
 
     @property
     def prompt_tokens(self) -> int: ...
+
+    @property
+    def room(self) -> int:
+        """How many more tokens the context holds."""
 
     async def candidates(self) -> Candidates:
         """Return the candidates for the next position; the first call processes the prompt.
@@ -96,7 +103,9 @@ class StepEngine(Protocol):
     async def prepare(self, progress: Progress) -> None: ...
 
     async def tokenise(self, text: str) -> list[int]:
-        """Return the token ids of plain text; nothing in it is read as a control token."""
+        """Return the token ids of a text as the model expects a prompt to begin (with its begin token, if it has
+        one).
+        """
 
     async def render(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """Return the token ids of a conversation in the model's chat template, ready for the assistant's answer."""
@@ -114,7 +123,13 @@ class StepEngine(Protocol):
             BadRequest: the prompt leaves no room in the context (`context_length_exceeded`).
         """
 
-    async def embed(self, texts: Sequence[str]) -> list[Embedding]: ...
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Return one vector per text.
+
+        Raises:
+            BadRequest: a text is longer than the embedding context.
+            Unavailable: the engine failed, or embeds nothing.
+        """
 
     async def aclose(self) -> None: ...
 
@@ -145,7 +160,13 @@ class RelayEngine(Protocol):
             Unavailable: refused, unreachable, or cut before its end; a cut stream never ends cleanly.
         """
 
-    async def embed(self, texts: Sequence[str]) -> list[Embedding]: ...
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Return one vector per text.
+
+        Raises:
+            BadRequest: a text is longer than the embedding context.
+            Unavailable: the engine failed, or embeds nothing.
+        """
 
     async def aclose(self) -> None: ...
 

@@ -65,6 +65,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sampler: Annotated[str, msgspec.Meta(max_length=64)] = ""
     context_tokens: _Count = 0
     max_tokens_default: _Count = 0
+    temperature_default: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
+    top_p_default: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     parameters: tuple[str, ...] = ()
     template_overhead: TemplateOverhead = TemplateOverhead()
     longest_token_bytes: _Count = 0

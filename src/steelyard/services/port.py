@@ -88,9 +88,9 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     Attributes:
         content: what `response_hash` covers, joined over all chunks. Text is UTF-8 and never cut inside a character.
-        units_in: input units; the first chunk carries them all.
-        units_out: output units that this chunk cost; a chunk may cost units and show nothing (text held back, end of
-        text). detail: a JSON object of the kind's own, e.g. OpenAI's ``logprobs``; b"" if none. Not covered by
+        units_in: input units that this chunk cost; an answer in text carries them all in its first chunk, if it knows
+        them. units_out: output units that this chunk cost; a chunk may cost units and show nothing (text held back,
+        end of text). detail: a JSON object of the kind's own, e.g. OpenAI's ``logprobs``; b"" if none. Not covered by
         `response_hash`,
             so nothing that a caller acts upon may be in it alone: tool calls are in `content` as well.
         finish: set on the last chunk and on no other. An answer without it was cut.
