@@ -1,209 +1,70 @@
-"""Calls, events and errors of our contracts, by the ABIs that the package carries in ``artifacts/``.
+"""A contract at an address: reads, one at a time or in a batch, and sends.
 
-1. Types and selectors are worked out once per contract; encoding a call looks nothing up.
-2. Addresses are 20 bytes on both sides, never strings.
-3. What a node sends back is not trusted: bytes that don't decode are a ChainError.
-
-Law: the Solidity contract ABI specification.  Encoding: eth-abi.
+Law: docs/spec/contracts.md.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from eth_abi.codec import ABICodec
-from eth_abi.decoding import AddressDecoder
-from eth_abi.encoding import AddressEncoder
-from eth_abi.exceptions import DecodingError
-from eth_abi.registry import BaseEquals, registry
+from steelyard.chain.abi import DecodedEvent, load_abi
+from steelyard.chain.artifacts import ContractName
+from steelyard.chain.records import Log, TxReceipt, parse_bytes
+from steelyard.chain.rpc import BlockTag, ChainRpc, read_call
+from steelyard.chain.sender import Sender
 
-from steelyard.chain.records import Log
-from steelyard.errors import ChainError
-from steelyard.protocol.hashing import keccak
-
-CONTRACTS = ("AccessManager", "Yard", "Registry", "Escrow", "Ledger")
+Read = tuple[str, Sequence[Any]]
 
 
-class _BytesAddress(AddressDecoder):  # type: ignore[misc]  # eth-abi is untyped; its registry wants a subclass
-    decoder_fn = staticmethod(bytes)
+class Contract:
+    """One of our contracts at an address.
 
+    Args:
+        rpc: for reads; its life is the caller's. name: which ABI. address: 20 bytes.
+    """
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A named ABI type, tuples written out: ``(address,uint64)[]``."""
+    __slots__ = ("abi", "address", "name", "rpc")
 
-    name: str
-    type: str
-    is_indexed: bool = False
+    def __init__(self, rpc: ChainRpc, name: ContractName, address: bytes) -> None:
+        self.rpc = rpc
+        self.name = name
+        self.address = address
+        self.abi = load_abi(name)
 
-    @property
-    def is_dynamic(self) -> bool:
-        """Whether an indexed one leaves only its hash in a topic."""
-        return self.type in ("string", "bytes") or self.type.endswith("]") or self.type.startswith("(")
+    def __repr__(self) -> str:
+        return f"{self.name}(0x{self.address.hex()})"
 
+    def encode(self, function: str, *arguments: Any) -> bytes:
+        """Return the call data of a function; raises ValueError for arguments that don't fit."""
+        return self.abi.functions[function].encode(*arguments)
 
-@dataclass(frozen=True, slots=True)
-class Function:
-    """A contract's function; `selector` is its first four bytes."""
+    async def read(self, function: str, *arguments: Any, block: BlockTag = "latest") -> tuple[Any, ...]:
+        """Return a view's values.
 
-    name: str
-    selector: bytes
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+        Raises:
+            Reverted: the contract refused. ChainUnreachable, ChainError: the chain is silent, or answered nonsense.
+        """
+        reply = await self.rpc.eth_call(self.address, self.encode(function, *arguments), block)
+        return self.abi.functions[function].decode(reply)
 
-    def encode(self, *arguments: Any) -> bytes:
-        """Return the call data; raises ValueError for arguments that don't fit the types."""
-        try:
-            encoded: bytes = _codec().encode(self.inputs, arguments)
-        except Exception as error:  # eth-abi raises its own unrelated trees for types, counts and ranges
-            raise ValueError(f"{self.name}: {error}") from error
-        return self.selector + encoded
+    async def read_many(self, reads: Iterable[Read], block: BlockTag = "latest") -> list[tuple[Any, ...]]:
+        """Return many views' values in one request, in the order of (function, arguments); raises as `read` does.
 
-    def decode(self, reply: bytes) -> tuple[Any, ...]:
-        """Return the values of a call's answer; raises ChainError, e.g. where no contract stands at the address."""
-        if not reply and self.outputs:
-            raise ChainError(f"{self.name} answered nothing: is there a contract at this address?", code="no_contract")
-        return _decode(self.outputs, reply, self.name)
+        With a block number all of them are of the same block; "latest" may change between them.
+        """
+        wanted = list(reads)
+        calls = [read_call(self.address, self.encode(name, *arguments), block) for name, arguments in wanted]
+        replies = await self.rpc.batch_all(calls)
+        return [
+            self.abi.functions[name].decode(parse_bytes(reply, f"answer to {name}"))
+            for (name, _), reply in zip(wanted, replies, strict=True)
+        ]
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A contract's event as its ABI declares it."""
-
-    name: str
-    topic: bytes
-    parameters: tuple[Parameter, ...]
-
-    def decode(self, log: Log) -> dict[str, Any]:
-        """Return the event's values by name; raises ChainError. Indexed strings and arrays come as their hash."""
-        indexed = [p for p in self.parameters if p.is_indexed]
-        plain = [p for p in self.parameters if not p.is_indexed]
-        if len(log.topics) != 1 + len(indexed):
-            raise ChainError(f"{self.name} has {len(log.topics)} topics, not {1 + len(indexed)}", code="rpc_malformed")
-        values: dict[str, Any] = {}
-        for parameter, topic in zip(indexed, log.topics[1:], strict=True):
-            values[parameter.name] = topic if parameter.is_dynamic else _decode((parameter.type,), topic, self.name)[0]
-        decoded = _decode(tuple(p.type for p in plain), log.data, self.name)
-        values.update(zip([p.name for p in plain], decoded, strict=True))
-        return values
-
-
-@dataclass(frozen=True, slots=True)
-class CustomError:
-    """A contract's custom error, e.g. ``ERC20InsufficientBalance(address,uint256,uint256)``."""
-
-    name: str
-    selector: bytes
-    parameters: tuple[Parameter, ...]
-
-    def decode(self, data: bytes) -> dict[str, Any]:
-        """Return its values by name from revert data that begins with the selector; raises ChainError."""
-        values = _decode(tuple(p.type for p in self.parameters), data[4:], self.name)
-        names = [p.name or f"argument{i}" for i, p in enumerate(self.parameters)]
-        return dict(zip(names, values, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedEvent:
-    """An event and where it stands; `values` by the names of the ABI."""
-
-    name: str
-    values: Mapping[str, Any]
-    log: Log
-
-
-@dataclass(frozen=True, slots=True)
-class Abi:
-    """One contract's functions by name (overloads also by signature), events by topic, errors by selector."""
-
-    functions: Mapping[str, Function]
-    events: Mapping[bytes, Event]
-    errors: Mapping[bytes, CustomError]
+    async def send(self, sender: Sender, function: str, *arguments: Any) -> TxReceipt:
+        """Send a transaction that calls a function and return its receipt; raises as `Sender.send` does."""
+        return await sender.send(self.address, self.encode(function, *arguments), what=f"{self.name}.{function}")
 
     def decode_events(self, logs: Sequence[Log]) -> list[DecodedEvent]:
-        """Return the logs that this ABI knows, decoded; those of other contracts are passed over."""
-        decoded = []
-        for log in logs:
-            event = self.events.get(log.topics[0]) if log.topics else None
-            if event is not None:
-                decoded.append(DecodedEvent(event.name, event.decode(log), log))
-        return decoded
-
-
-@cache
-def load_abi(contract: str) -> Abi:
-    """Return the ABI of one of `CONTRACTS`, from the package's artifacts."""
-    functions: dict[str, Function] = {}
-    events: dict[bytes, Event] = {}
-    errors: dict[bytes, CustomError] = {}
-    for entry in load_artifact(contract)["abi"]:
-        kind, name = entry["type"], entry.get("name", "")
-        parameters = tuple(_parameter(item) for item in entry.get("inputs", ()))
-        signature = f"{name}({','.join(p.type for p in parameters)})"
-        digest = keccak(signature.encode())
-        if kind == "function":
-            outputs = tuple(_parameter(item).type for item in entry["outputs"])
-            function = Function(name, digest[:4], tuple(p.type for p in parameters), outputs)
-            functions.setdefault(name, function)
-            functions[signature] = function
-        elif kind == "event":
-            events[digest] = Event(name, digest, parameters)
-        elif kind == "error":
-            errors[digest[:4]] = CustomError(name, digest[:4], parameters)
-    return Abi(functions, events, errors)
-
-
-@cache
-def load_errors() -> Mapping[bytes, CustomError]:
-    """Return every custom error of every contract by its selector."""
-    return {selector: error for contract in CONTRACTS for selector, error in load_abi(contract).errors.items()}
-
-
-def load_artifact(contract: str) -> dict[str, Any]:
-    """Return a contract's committed build: abi, bytecode, compiler and settings."""
-    source = resources.files("steelyard.chain").joinpath("artifacts", f"{contract}.json")
-    artifact: dict[str, Any] = json.loads(source.read_text("utf-8"))
-    return artifact
-
-
-def build_creation(contract: str, *arguments: Any) -> bytes:
-    """Return the data that creates a contract: its bytecode and its constructor's arguments."""
-    artifact = load_artifact(contract)
-    inputs: list[dict[str, Any]] = next(
-        (entry["inputs"] for entry in artifact["abi"] if entry["type"] == "constructor"), []
-    )
-    encoded: bytes = _codec().encode([_parameter(item).type for item in inputs], arguments)
-    return bytes.fromhex(artifact["bytecode"].removeprefix("0x")) + encoded
-
-
-def _parameter(item: Mapping[str, Any]) -> Parameter:
-    kind: str = item["type"]
-    if kind.startswith("tuple"):
-        kind = f"({','.join(_parameter(part).type for part in item['components'])}){kind[5:]}"
-    return Parameter(item["name"], kind, bool(item.get("indexed", False)))
-
-
-@cache
-def _codec() -> Any:
-    ours = registry.copy()
-    ours.unregister("address")
-    ours.register(BaseEquals("address"), AddressEncoder, _BytesAddress, label="address")
-    return ABICodec(ours)
-
-
-def decode_values(types: Sequence[str], data: bytes, what: str) -> tuple[Any, ...]:
-    """Return ABI values, addresses as 20 bytes; raises ChainError naming `what`."""
-    return _decode(tuple(types), data, what)
-
-
-def _decode(types: tuple[str, ...], data: bytes, what: str) -> tuple[Any, ...]:
-    try:
-        values: tuple[Any, ...] = _codec().decode(types, data)
-    except (DecodingError, OverflowError, UnicodeDecodeError) as error:
-        raise ChainError(f"{what} answered bytes that don't decode: {error}", code="rpc_malformed") from error
-    return values
+        """Return this contract's events among logs, in their order, decoded by its ABI."""
+        return self.abi.decode_events([log for log in logs if log.address == self.address])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.chain.contract import decode_values, load_errors
+from steelyard.chain.abi import decode_values, load_errors
 from steelyard.errors import ChainError, Reverted
 
 _ERROR_STRING = bytes.fromhex("08c379a0")
@@ -72,4 +72,23 @@ _ADVICE = {
     "ERC2612InvalidSigner": "the permit is signed by {signer}, not by {owner}",
     "AccessManagedUnauthorized": "{caller} has no role for this",
     "AccessManagerUnauthorizedAccount": "{msgsender} lacks role {roleId}",
+    "AlreadyPosted": "a root stays as it was posted first",
+    "AlreadyRegistered": "a service never changes: register another name",
+    "BadCharacter": "names are made of a-z 0-9 - . _ : /",
+    "BadLength": "between {least} and {most} bytes are needed, not {length}",
+    "BadSignature": "the offer is not signed by its provider for this deployment",
+    "BadSplit": "the four shares must add up to 10000 basis points",
+    "FutureEpoch": "the chain is at epoch {current}",
+    "InsufficientDeposit": "the deposit is {deposit} nano",
+    "InsufficientStake": "the stake is {stake} nano",
+    "MissingDataPot": "a data share needs an account that receives it",
+    "NotActive": "{account} has too little stake for role {role}: stake first",
+    "NothingAnnounced": "announce a withdrawal first",
+    "NothingUnbonding": "start to unbond first",
+    "StaleSeq": "an offer with number {current} stands: sign a higher one",
+    "StillLocked": "a challenge holds the stake until Unix time {until}",
+    "StillOwing": "{owed} nano are owed to providers: deposit them first",
+    "StillUnbonding": "wait until Unix time {readyAt}",
+    "StillWaiting": "wait until Unix time {readyAt}",
+    "UnknownService": "register the service first",
 }

@@ -1,0 +1,66 @@
+"""What a deployment is made with: delays, least stakes, the length of an epoch, who holds which role.
+
+1. All of it is fixed at deployment; another value is another deployment.
+2. Unbonding must outlast the withdrawal delay, or a gateway could leave with its stake while it can still be owed.
+
+Law: docs/spec/money.md, section 5; docs/spec/contracts.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from steelyard.errors import ConfigError
+from steelyard.protocol.hashing import ZERO32
+
+NANO = 10**9
+ZERO_ADDRESS = b"\x00" * 20
+_MAX_UINT48 = 2**48 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentParameters:
+    """The constants of a deployment; the defaults are a development chain's.
+
+    Args:
+        withdraw_delay_s, unbond_delay_s: seconds. epoch_s: seconds of an epoch.
+        min_stakes_nano: of a provider, a gateway and a validator.
+        initial_supply_nano: minted to `treasury` once.
+        treasury, protocol_pot, admin: 20 bytes; None is the deployer. `protocol_pot` is credited with the protocol's
+            shares; `admin` may grant and change roles, and mint.
+        slasher: who may lock and slash stakes, 20 bytes; None is nobody, until `admin` grants it.
+        salt: 32 bytes, the deployment id; zero draws one.
+    """
+
+    withdraw_delay_s: int = 600
+    unbond_delay_s: int = 3600
+    epoch_s: int = 60
+    min_stakes_nano: tuple[int, int, int] = (100 * NANO, 100 * NANO, 100 * NANO)
+    initial_supply_nano: int = 1_000_000_000 * NANO
+    treasury: bytes | None = None
+    protocol_pot: bytes | None = None
+    admin: bytes | None = None
+    slasher: bytes | None = None
+    salt: bytes = field(default=ZERO32)
+
+    def __post_init__(self) -> None:
+        for name in ("withdraw_delay_s", "unbond_delay_s", "epoch_s"):
+            value = getattr(self, name)
+            if not 0 < value <= _MAX_UINT48:
+                raise ConfigError(f"{name} is {value}: it must be at least one second", param=name)
+        if self.unbond_delay_s <= self.withdraw_delay_s:
+            raise ConfigError(
+                f"unbond_delay_s is {self.unbond_delay_s}: it must be longer than withdraw_delay_s, "
+                f"{self.withdraw_delay_s}, or a gateway's stake could leave before its vouchers are paid",
+                param="unbond_delay_s",
+            )
+        if any(stake < 0 or stake >= 2**128 for stake in self.min_stakes_nano) or len(self.min_stakes_nano) != 3:
+            raise ConfigError("min_stakes_nano is three amounts in nano, none below zero", param="min_stakes_nano")
+        if not 0 <= self.initial_supply_nano < 2**128:
+            raise ConfigError("initial_supply_nano must be between 0 and 2^128", param="initial_supply_nano")
+        for name in ("treasury", "protocol_pot", "admin", "slasher"):
+            account = getattr(self, name)
+            if account is not None and (len(account) != 20 or account == ZERO_ADDRESS):
+                raise ConfigError(f"{name} is no account: 20 bytes are needed, not all zero", param=name)
+        if len(self.salt) != 32:
+            raise ConfigError("salt must be 32 bytes", param="salt")
