@@ -1,0 +1,146 @@
+"""What an audit reports: the verdict, where all YARD is, each gateway's sum, each lane's proof, and every finding.
+
+1. The answer to "money conserved" is yes, no or not provable; it is worked out from the findings alone.
+2. JSON holds integers in nano and lower-case hex; blobs are named by their CIDs.
+
+Law: docs/spec/audit.md, section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard.audit.books import Books
+from steelyard.audit.calls import LaneProof
+from steelyard.audit.findings import Finding, Verdict, show, verdict_of
+
+EXIT_STATUS: dict[Verdict, int] = {"yes": 0, "no": 1, "not provable": 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReport:
+    """The outcome of one audit, as of one block."""
+
+    chain_id: int
+    deployment: bytes
+    block: int
+    block_hash: bytes
+    from_block: int
+    events: int
+    blobs_named: int
+    blobs_read: int
+    books: Books
+    lanes: tuple[LaneProof, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether money is conserved."""
+        return verdict_of(self.findings)
+
+    @property
+    def exit_status(self) -> int:
+        """0 for yes, 1 for no, 3 for not provable."""
+        return EXIT_STATUS[self.verdict]
+
+    def whereabouts(self) -> list[tuple[str, int]]:
+        """Return (place, nano) for everything minted and not burned; the places add up to it."""
+        return list(self.books.totals().items())
+
+    def to_json(self, format_cid: Callable[[bytes], str]) -> dict[str, Any]:
+        """Return the report as JSON values.
+
+        Args:
+            format_cid: the CID of a sha256 digest.
+        """
+        books = self.books
+        return {
+            "money_conserved": self.verdict,
+            "chain_id": self.chain_id,
+            "deployment": show(self.deployment),
+            "block": self.block,
+            "block_hash": show(self.block_hash),
+            "from_block": self.from_block,
+            "events": self.events,
+            "blobs": {"named": self.blobs_named, "read": self.blobs_read},
+            "minted_nano": books.minted,
+            "burned_nano": books.burned,
+            "whereabouts_nano": dict(self.whereabouts()),
+            "gateways": [
+                {
+                    "gateway": show(account),
+                    "deposited_nano": gateway.deposited,
+                    "drawn_nano": gateway.drawn,
+                    "withdrawn_nano": gateway.withdrawn,
+                    "redeemed_nano": gateway.redeemed,
+                    "remaining_nano": gateway.remaining,
+                    "owed_nano": gateway.owed,
+                }
+                for account, gateway in sorted(books.gateways.items())
+            ],
+            "accounts": self._accounts_json(),
+            "lanes": [_lane_json(proof) for proof in self.lanes],
+            "findings": [_finding_json(finding, format_cid) for finding in self.findings],
+        }
+
+    def accounts(self) -> list[bytes]:
+        """Return every account that holds, earned or staked something, the two vaults left out."""
+        books = self.books
+        vaults = {books.contracts.registry, books.contracts.escrow}
+        staked = {account for account, _ in (*books.stakes, *books.unbonding)}
+        return sorted((set(books.wallets) | set(books.unswept) | staked) - vaults)
+
+    def _accounts_json(self) -> list[dict[str, Any]]:
+        books = self.books
+        stakes, unbonding = _by_account(books.stakes), _by_account(books.unbonding)
+        return [
+            {
+                "account": show(account),
+                "wallet_nano": books.wallets.get(account, 0),
+                "unswept_nano": books.unswept.get(account, 0),
+                "earned_nano": books.earned.get(account, 0),
+                "stake_nano": stakes.get(account, 0),
+                "unbonding_nano": unbonding.get(account, 0),
+            }
+            for account in self.accounts()
+        ]
+
+
+def _by_account(amounts: Mapping[tuple[bytes, int], int]) -> dict[bytes, int]:
+    sums: dict[bytes, int] = {}
+    for (account, _), amount in amounts.items():
+        sums[account] = sums.get(account, 0) + amount
+    return sums
+
+
+def _lane_json(proof: LaneProof) -> dict[str, Any]:
+    lane = proof.lane
+    return {
+        "lane": show(lane.key),
+        "gateway": show(lane.gateway),
+        "provider": show(lane.provider),
+        "service_id": show(lane.service_id),
+        "redeemed_nano": lane.accepted,
+        "paid_nano": lane.paid,
+        "proven_nano": proof.cost,
+        "calls": proof.calls,
+        "units_in": proof.units_in,
+        "units_out": proof.units_out,
+        "is_proven": proof.is_proven,
+    }
+
+
+def _finding_json(finding: Finding, format_cid: Callable[[bytes], str]) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "message": finding.message,
+        "lane": None if finding.lane is None else show(finding.lane),
+        "head": None if finding.head is None else show(finding.head),
+        "account": None if finding.account is None else show(finding.account),
+        "cids": [format_cid(cid) for cid in finding.cids],
+        "block": finding.block,
+        "tx": None if finding.tx is None else show(finding.tx),
+    }
