@@ -1,0 +1,147 @@
+"""The kind `echo`: answers with the last user message. The first of all kinds, and what tests and benchmarks use.
+
+1. Its unit is the byte of UTF-8, in and out; its check is exact.
+2. It needs no engine. A streamed answer comes word by word, any other in one piece; the content is the same.
+3. It honours `max_tokens` (as bytes, never cutting a character) and `stop`; sampling parameters are honoured trivially.
+
+Law: docs/spec/kinds/echo.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING
+
+from steelyard.errors import BadMessage, ConfigError
+from steelyard.services.manifest import Manifest
+from steelyard.services.port import (
+    Check,
+    Chunk,
+    Comparison,
+    Context,
+    FinishReason,
+    Grade,
+    Progress,
+    Quote,
+    Request,
+    Result,
+)
+from steelyard.services.text import spell
+from steelyard.services.text_requests import TEXT_APIS, TextPayload, TextRequests
+
+if TYPE_CHECKING:
+    from steelyard.engines.port import Engine, EngineInfo
+
+PARAMETERS = ("max_completion_tokens", "max_tokens", "seed", "stop", "temperature", "top_k", "top_p")
+_EVIDENCE_TAG = b"SYE1"
+_WORDS = re.compile(r"\s*\S+\s*|\s+")
+
+
+class EchoService:
+    """One `echo` service; `options` may hold `delay_ms`, the pause before each word, for tests."""
+
+    kind = "echo"
+    unit = "byte"
+    check: Check = "exact"
+    apis = TEXT_APIS
+    needs_engine = False
+
+    def __init__(
+        self, manifest: Manifest, *, engine: Engine | None = None, options: Mapping[str, str] | None = None
+    ) -> None:
+        self._manifest = manifest
+        self._requests = TextRequests(manifest)
+        self._delay_s = _read_delay(options or {})
+
+    @staticmethod
+    def describe(name: str, info: EngineInfo | None = None, *, owned_by: str = "steelyard") -> Manifest:
+        return Manifest(
+            name=name,
+            kind="echo",
+            owned_by=owned_by,
+            description="Answers with the last user message.",
+            engine="echo",
+            engine_version="1",
+            parameters=PARAMETERS,
+        )
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    @property
+    def grade(self) -> Grade:
+        return Grade.EXACT
+
+    def parse(self, api: str, body: bytes) -> Request:
+        return self._requests.parse(api, body)
+
+    def quote(self, request: Request) -> Quote:
+        content, _ = _answer(request.payload)
+        return Quote(request.input_bytes, len(content))
+
+    async def run(self, request: Request, context: Context) -> AsyncGenerator[Chunk, None]:
+        content, finish = _answer(request.payload)
+        pieces = [word.encode() for word in _WORDS.findall(content.decode())] if request.stream else [content]
+        units_in = request.input_bytes
+        for index, piece in enumerate(pieces or [b""]):
+            if self._delay_s:
+                await asyncio.sleep(self._delay_s)
+            yield Chunk(piece, units_in, len(piece), b"", finish if index >= len(pieces) - 1 else None)
+            units_in = 0
+
+    def evidence(self, request: Request, result: Result) -> bytes:
+        return _EVIDENCE_TAG + hashlib.sha256(result.content).digest()
+
+    async def replay(self, request: Request, result: Result, claimed: bytes, context: Context) -> bytes:
+        if claimed != self.evidence(request, result):
+            raise BadMessage("echo evidence is not the hash of the result")
+        content, _ = _answer(request.payload)
+        return _EVIDENCE_TAG + hashlib.sha256(content).digest()
+
+    def compare(self, result: Result, claimed: bytes, replayed: bytes) -> Comparison:
+        if claimed != _EVIDENCE_TAG + hashlib.sha256(result.content).digest():
+            return Comparison(
+                is_wellformed=False, distance=1.0, positions=1, reason="the evidence is not the hash of the result"
+            )
+        same = claimed == replayed
+        reason = "" if same else "the answer is not the echo of its request"
+        return Comparison(is_wellformed=True, distance=0.0 if same else 1.0, positions=1, reason=reason)
+
+    async def prepare(self, progress: Progress) -> None:
+        return None
+
+    async def aclose(self) -> None:
+        return None
+
+
+def _answer(payload: TextPayload) -> tuple[bytes, FinishReason]:
+    """The last user message (else the last message, else the prompt), up to a stop sequence and `max_tokens` bytes."""
+    text = payload.prompt
+    if payload.messages is not None:
+        users = [message for message in payload.messages if message.role == "user"]
+        text = (users or payload.messages)[-1].text
+    if payload.stops:
+        text, _ = spell((text.encode(),), payload.stops)
+    content = text.encode()
+    limit = payload.max_tokens
+    if limit is None or len(content) <= limit:
+        return content, FinishReason.STOP
+    return content[:limit].decode("utf-8", "ignore").encode(), FinishReason.LENGTH
+
+
+def _read_delay(options: Mapping[str, str]) -> float:
+    unknown = set(options) - {"delay_ms"}
+    if unknown:
+        raise ConfigError(f"echo has no option {sorted(unknown)[0]!r}; it has delay_ms")
+    value = options.get("delay_ms", "0")
+    try:
+        delay_ms = float(value)
+    except ValueError as error:
+        raise ConfigError(f"echo's option delay_ms is {value!r}: write a number of milliseconds") from error
+    if not 0 <= delay_ms <= 60_000:
+        raise ConfigError(f"echo's option delay_ms is {value}: it must be from 0 to 60000")
+    return delay_ms / 1000
