@@ -2,7 +2,8 @@
 
 1. `begin()` writes, `read()` reads one consistent snapshot; both are transactions.
 2. On SQLite a write transaction takes the write lock at once (BEGIN IMMEDIATE): it waits, it never fails half-way.
-3. The hot path does not come here: it hands its operations to `writer.GroupWriter`.
+3. What commits here is on the disk itself (synchronous = FULL): leases and keys are rare, and must survive a power cut.
+4. The hot path does not come here: it hands its operations to `writer.GroupWriter`.
 
 Law: docs/spec/storage.md, section 1.
 """
@@ -69,7 +70,8 @@ async def open_database(url: str, *, synchronous: Literal["normal", "full"] = "n
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user:password@host/name`.
-        synchronous: SQLite only. `normal` loses nothing when a process dies; `full` nothing when the power does.
+        synchronous: of the group writer's groups that nobody awaits. `normal` loses none when the process dies, `full`
+            none when the power does. Everything else is always `full`.
 
     Raises:
         ConfigError: an unknown URL, a file or server that can't be opened, a schema newer than this code.
@@ -116,32 +118,28 @@ def _connect_lazily(url: URL, is_full: bool) -> Database:
     if url.get_backend_name() == "sqlite":
         Path(url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
         engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite(is_full))
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return Database(engine, url, "sqlite", is_full)
     engine = create_async_engine(url, pool_size=5, max_overflow=10, pool_pre_ping=True)
     return Database(engine, url, "postgresql", is_full)
 
 
-def sqlite_pragmas(is_full: bool) -> tuple[str, ...]:
-    """Return what every SQLite connection of ours is told first."""
-    return (
-        "PRAGMA journal_mode = WAL",
-        f"PRAGMA synchronous = {'FULL' if is_full else 'NORMAL'}",
-        "PRAGMA foreign_keys = ON",
-        f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
-    )
+SQLITE_PRAGMAS = (
+    f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+)
+"""What every SQLite connection of ours is told first."""
 
 
-def _prepare_sqlite(is_full: bool) -> Any:
-    def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
-        cursor = connection.cursor()
-        for pragma in sqlite_pragmas(is_full):
-            cursor.execute(pragma)
-        cursor.close()
-
-    return prepare
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    cursor = connection.cursor()
+    for pragma in SQLITE_PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:

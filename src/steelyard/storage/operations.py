@@ -3,8 +3,8 @@
 1. An operation is one or more steps that happen together or not at all.
 2. A step with `must_change` that changes no row fails its operation: that is how "totals only go up" is a failed
    write, not an `if`.
-3. Within one group inserts run before updates, each kind in the order it was submitted; a group that fails that way is
-   repeated one operation at a time in the order of submission.
+3. Within one group statements run by rank (inserts first), the rows of one statement in the order of submission; a
+   group that fails that way is repeated one operation at a time, all in the order of submission.
 
 Law: docs/spec/storage.md, section 4.
 """
@@ -34,17 +34,14 @@ class Statement:
         construct: SQLAlchemy Core, with one bind parameter per name in `columns`.
         columns: the parameters' names, in the order in which rows give their values.
         must_change: every row given must change exactly one row of the database.
+        rank: lower ones run first within a group; inserts are 0.
     """
 
     name: str
     construct: Insert | Update | Delete
     columns: tuple[str, ...]
     must_change: bool = True
-
-    @property
-    def is_insert(self) -> bool:
-        """Tell whether it runs in the first half of a group."""
-        return isinstance(self.construct, Insert)
+    rank: int = 1
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -60,7 +57,7 @@ class Operation(msgspec.Struct, frozen=True):
 
 def insert_into(table: Table) -> Statement:
     """Return the statement that inserts whole rows, given in the order of the table's columns."""
-    return Statement(f"insert {table.name}", insert(table), tuple(table.columns.keys()))
+    return Statement(f"insert {table.name}", insert(table), tuple(table.columns.keys()), rank=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +85,12 @@ def compile_statement(statement: Statement, dialect: Dialect, suffix: str = "") 
 
 
 def group_steps(operations: list[Operation]) -> list[tuple[Statement, list[Row]]]:
-    """Return the steps of many operations as one list of rows per statement, inserts first."""
-    inserts: dict[Statement, list[Row]] = {}
-    changes: dict[Statement, list[Row]] = {}
+    """Return the steps of many operations as one list of rows per statement, in the order of rank."""
+    groups: dict[Statement, list[Row]] = {}
     for operation in operations:
         for statement, row in operation.steps:
-            rows = (inserts if statement.is_insert else changes).setdefault(statement, [])
+            rows = groups.get(statement)
+            if rows is None:
+                rows = groups[statement] = []
             rows.append(row)
-    return [*inserts.items(), *changes.items()]
+    return sorted(groups.items(), key=lambda group: group[0].rank)

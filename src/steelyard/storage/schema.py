@@ -23,15 +23,15 @@ def _table(name: str, columns: str) -> Table:
 
 
 _LANE = "lane_key blob, gateway blob, provider blob, service_id blob, lane_id blob"
-_BATCH = """lane_key blob, seq int, prev_head blob, head blob, receipts_root blob, count int, cumulative_nano int,
-    signature blob, leaves blob, created_ms int"""
-_VOUCHER = "lane_key blob, cumulative_nano int, count int, head blob, signature blob, created_ms int"
+_BATCH = """lane_key blob, seq int, prev_head blob, head blob, receipts_root blob, count int, total_count int,
+    cumulative_nano int, signature blob, leaves blob, created_ms int"""
+_VOUCHER = "lane_key blob, count int, cumulative_nano int, head blob, signature blob, created_ms int"
 
 # ---- gateway
 budgets = _table("budgets", "budget_id text, limit_nano int, spent_nano int, leased_nano int, created_ms int")
 slices = _table(
     "slices",
-    "slice_id blob, budget_id text, process text, amount_nano int, spent_nano int, state text, opened_ms int",
+    "run_id blob, budget_id text, process text, amount_nano int, spent_nano int, state text, opened_ms int",
 )
 api_keys = _table(
     "api_keys",
@@ -47,9 +47,9 @@ batches = _table("batches", _BATCH)
 vouchers = _table("vouchers", _VOUCHER)
 calls = _table(
     "calls",
-    """call_id blob, attempt int, key_id text, slice_id blob, provider blob, service_id blob, lane_key blob,
-    order_hash blob, order_bytes blob, salt blob, status text, receipt_hash blob, receipt_bytes blob, cost_nano int,
-    created_ms int, finished_ms int, batch_seq int, leaf_index int""",
+    """order_hash blob, call_id blob, key_id text, run_id blob, provider blob, service_id blob, lane_key blob,
+    order_bytes blob, salt blob, status text, receipt_hash blob, receipt_bytes blob, cost_nano int, created_ms int,
+    finished_ms int, batch_seq int, leaf_index int""",
 )
 idempotency = _table(
     "idempotency",
@@ -61,13 +61,13 @@ idempotency = _table(
 node_lanes = _table(
     "node_lanes",
     f"""{_LANE}, seq int, head blob, cumulative_nano int, count int, voucher_cumulative_nano int, voucher_count int,
-    redeemed_cumulative_nano int, opened_ms int""",
+    voucher_head blob, redeemed_nano int, paid_nano int, opened_ms int""",
 )
 node_batches = _table("node_batches", _BATCH)
 node_receipts = _table(
     "node_receipts",
-    """receipt_hash blob, lane_key blob, order_hash blob, part int, order_bytes blob, tag blob, receipt_bytes blob,
-    cost_nano int, created_ms int, batch_seq int, leaf_index int""",
+    """order_hash blob, part int, receipt_hash blob, order_bytes blob, tag blob, receipt_bytes blob, cost_nano int,
+    lane_key blob, batch_seq int, leaf_index int""",
 )
 node_vouchers = _table("node_vouchers", _VOUCHER)
 

@@ -1,7 +1,8 @@
 """The group writer: the hot path hands over its writes and goes on; one transaction carries what gathered meanwhile.
 
 1. `submit` never waits. `submit_flushed` returns once the operation is committed: what must not leave the process
-   before it is on disk (a voucher, a batch) goes that way.
+   before it is on disk (a voucher, a batch) goes that way, and such a group survives a power cut too; the others
+   survive the death of the process.
 2. A group starts at once when the writer is idle, else at most `gather_s` after the one before; it holds whatever was
    queued by then.
 3. The queue is bounded: a full one is `Unavailable`, which the caller sees.
@@ -29,10 +30,11 @@ _FLUSH = Operation(steps=())
 class GroupBackend(Protocol):
     """Writes one group in one transaction; one implementation per database."""
 
-    async def write(self, operations: list[Operation]) -> dict[int, Exception]:
+    async def write(self, operations: list[Operation], *, is_awaited: bool) -> dict[int, Exception]:
         """Commit the operations; return those that were refused, by their index in the list.
 
-        Raises anything else only if the database itself fails, so that nothing of the group may be relied on.
+        `is_awaited`: the commit must be on the disk itself, not only in the operating system's hands.
+        Raises anything only if the database itself fails, so that nothing of the group may be relied on.
         """
         ...
 
@@ -132,7 +134,9 @@ class GroupWriter:
                 self._wake.clear()
             if group:
                 try:
-                    refused = await self._backend.write([operation for operation, _ in group])
+                    refused = await self._backend.write(
+                        [operation for operation, _ in group], is_awaited=any(done is not None for _, done in group)
+                    )
                 except BaseException as error:
                     self._crash(group, error)
                     if isinstance(error, asyncio.CancelledError):

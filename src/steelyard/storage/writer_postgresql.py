@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import asyncpg
+from sqlalchemy import Insert
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 
 from steelyard.storage.database import Database
@@ -58,8 +59,9 @@ _LOST = (
 class PostgresqlBackend:
     """One connection, opened again when it is lost; `open_postgresql_backend` makes it."""
 
-    def __init__(self, connect_args: dict[str, Any]) -> None:
+    def __init__(self, connect_args: dict[str, Any], is_full: bool) -> None:
         self._connect_args = connect_args
+        self._is_full = is_full
         self._connection: Any = None
         self._dialect = asyncpg_dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy left this one untyped
         self._compiled: dict[Statement, CompiledStatement] = {}
@@ -70,16 +72,17 @@ class PostgresqlBackend:
             self._connection.terminate()
         self._connection = await asyncpg.connect(**self._connect_args)
 
-    async def write(self, operations: list[Operation]) -> dict[int, Exception]:
+    async def write(self, operations: list[Operation], *, is_awaited: bool) -> dict[int, Exception]:
         """Commit a group; see `GroupBackend`."""
         give_up_at = asyncio.get_running_loop().time() + RECONNECT_S
+        begin = "BEGIN" if is_awaited or self._is_full else "BEGIN; SET LOCAL synchronous_commit TO OFF"
         collisions = 0
         while True:
             try:
                 if self._connection.is_closed():
                     await self.connect()
-                await self._connection.execute("BEGIN")
-                refused = await self._fill(operations)
+                await self._connection.execute(begin)
+                refused = await self._fill(operations, begin)
             except _COLLIDED:
                 collisions += 1
                 if collisions > _COLLISIONS:
@@ -100,14 +103,14 @@ class PostgresqlBackend:
         with suppress(*_LOST):
             await self._connection.close()
 
-    async def _fill(self, operations: list[Operation]) -> dict[int, Exception]:
+    async def _fill(self, operations: list[Operation], begin: str) -> dict[int, Exception]:
         try:
             for statement, rows in group_steps(operations):
                 await self._execute(statement, rows)
             return {}
         except _REFUSALS:
             await self._connection.execute("ROLLBACK")
-            await self._connection.execute("BEGIN")
+            await self._connection.execute(begin)
             outcomes = [await self._write_alone(operation) for operation in operations]
             return {index: error for index, error in enumerate(outcomes) if error is not None}
 
@@ -124,7 +127,8 @@ class PostgresqlBackend:
         return None
 
     async def _execute(self, statement: Statement, rows: list[Row]) -> None:
-        must_count = statement.must_change and not statement.is_insert
+        # An insert that changes nothing raises by itself.
+        must_count = statement.must_change and not isinstance(statement.construct, Insert)
         compiled = self._compiled.get(statement)
         if compiled is None:
             compiled = compile_statement(statement, self._dialect, " RETURNING 1" if must_count else "")
@@ -141,6 +145,6 @@ class PostgresqlBackend:
 async def open_postgresql_backend(database: Database) -> PostgresqlBackend:
     """Return a backend with its connection open."""
     _, connect_args = database.engine.dialect.create_connect_args(database.url)
-    backend = PostgresqlBackend(dict(connect_args))
+    backend = PostgresqlBackend(dict(connect_args), database.is_synchronous_full)
     await backend.connect()
     return backend

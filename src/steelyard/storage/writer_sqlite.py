@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
-from steelyard.storage.database import BUSY_TIMEOUT_S, Database, sqlite_pragmas
+from steelyard.storage.database import BUSY_TIMEOUT_S, SQLITE_PRAGMAS, Database
 from steelyard.storage.operations import (
     CompiledStatement,
     NothingChanged,
@@ -28,7 +28,7 @@ from steelyard.storage.operations import (
     group_steps,
 )
 
-_Job = tuple[list[Operation], "asyncio.Future[dict[int, Exception]]"]
+_Job = tuple[list[Operation], bool, "asyncio.Future[dict[int, Exception]]"]
 
 # What one bad operation can raise; anything else (disk full, file gone, locked for long) is the database's own failure.
 _REFUSALS = (
@@ -61,10 +61,10 @@ class SqliteBackend:
         self._thread.start()
         await self._opened
 
-    async def write(self, operations: list[Operation]) -> dict[int, Exception]:
+    async def write(self, operations: list[Operation], *, is_awaited: bool) -> dict[int, Exception]:
         """Commit a group; see `GroupBackend`."""
         done: asyncio.Future[dict[int, Exception]] = self._loop.create_future()
-        self._jobs.put((operations, done))
+        self._jobs.put((operations, is_awaited or self._is_full, done))
         return await done
 
     async def aclose(self) -> None:
@@ -75,15 +75,16 @@ class SqliteBackend:
     def _work(self) -> None:
         try:
             connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            for pragma in sqlite_pragmas(self._is_full):
+            for pragma in SQLITE_PRAGMAS:
                 connection.execute(pragma)
         except sqlite3.Error as error:
             self._tell(self._opened, error)
             return
         self._tell(self._opened, None)
         while (job := self._jobs.get()) is not None:
-            operations, done = job
+            operations, is_full, done = job
             try:
+                connection.execute(f"PRAGMA synchronous = {'FULL' if is_full else 'NORMAL'}")
                 self._tell(done, self._write(connection, operations))
             except BaseException as error:
                 self._tell(done, error)

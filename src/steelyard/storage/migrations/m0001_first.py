@@ -20,13 +20,14 @@ STATEMENTS: tuple[str, ...] = (
         created_ms BIGINT NOT NULL
     )""",
     f"""CREATE TABLE slices (
-        slice_id {{blob}} PRIMARY KEY,
+        run_id {{blob}} NOT NULL,
         budget_id TEXT NOT NULL REFERENCES budgets (budget_id),
         process TEXT NOT NULL,
         {_nano("amount_nano")},
         {_nano("spent_nano")},
         state TEXT NOT NULL CHECK (state IN ('open', 'closed', 'crashed')),
         opened_ms BIGINT NOT NULL,
+        PRIMARY KEY (run_id, budget_id),
         CHECK (spent_nano <= amount_nano)
     )""",
     "CREATE INDEX slices_by_process ON slices (process) WHERE state <> 'closed'",
@@ -69,6 +70,7 @@ STATEMENTS: tuple[str, ...] = (
         head {{blob}} NOT NULL UNIQUE,
         receipts_root {{blob}} NOT NULL,
         count BIGINT NOT NULL,
+        total_count BIGINT NOT NULL,
         {_nano("cumulative_nano")},
         signature {{blob}} NOT NULL,
         leaves {{blob}} NOT NULL,
@@ -77,24 +79,23 @@ STATEMENTS: tuple[str, ...] = (
     )""",
     f"""CREATE TABLE vouchers (
         lane_key {{blob}} NOT NULL,
-        {_nano("cumulative_nano")},
         count BIGINT NOT NULL,
+        {_nano("cumulative_nano")},
         head {{blob}} NOT NULL,
         signature {{blob}} NOT NULL,
         created_ms BIGINT NOT NULL,
-        PRIMARY KEY (lane_key, cumulative_nano)
+        PRIMARY KEY (lane_key, count)
     )""",
     f"""CREATE TABLE calls (
+        order_hash {{blob}} PRIMARY KEY,
         call_id {{blob}} NOT NULL,
-        attempt BIGINT NOT NULL,
         key_id TEXT,
-        slice_id {{blob}},
+        run_id {{blob}},
         provider {{blob}} NOT NULL,
         service_id {{blob}} NOT NULL,
         lane_key {{blob}} NOT NULL,
-        order_hash {{blob}} NOT NULL,
         order_bytes {{blob}} NOT NULL,
-        salt {{blob}} NOT NULL,
+        salt {{blob}},
         status TEXT NOT NULL,
         receipt_hash {{blob}},
         receipt_bytes {{blob}},
@@ -102,11 +103,10 @@ STATEMENTS: tuple[str, ...] = (
         created_ms BIGINT NOT NULL,
         finished_ms BIGINT NOT NULL,
         batch_seq BIGINT,
-        leaf_index BIGINT,
-        PRIMARY KEY (call_id, attempt)
+        leaf_index BIGINT
     )""",
+    "CREATE INDEX calls_by_id ON calls (call_id)",
     "CREATE INDEX calls_by_time ON calls (created_ms)",
-    "CREATE INDEX calls_by_slice ON calls (slice_id)",
     "CREATE INDEX calls_unplaced ON calls (lane_key) WHERE batch_seq IS NULL AND receipt_hash IS NOT NULL",
     """CREATE TABLE idempotency (
         key_id TEXT NOT NULL,
@@ -133,10 +133,13 @@ STATEMENTS: tuple[str, ...] = (
         count BIGINT NOT NULL DEFAULT 0,
         {_nano("voucher_cumulative_nano")},
         voucher_count BIGINT NOT NULL DEFAULT 0,
-        {_nano("redeemed_cumulative_nano")},
+        voucher_head {{blob}} NOT NULL,
+        {_nano("redeemed_nano")},
+        {_nano("paid_nano")},
         opened_ms BIGINT NOT NULL,
         UNIQUE (gateway, provider, service_id, lane_id),
-        CHECK (voucher_cumulative_nano <= cumulative_nano)
+        CHECK (voucher_cumulative_nano <= cumulative_nano),
+        CHECK (voucher_count <= count)
     )""",
     f"""CREATE TABLE node_batches (
         lane_key {{blob}} NOT NULL,
@@ -145,6 +148,7 @@ STATEMENTS: tuple[str, ...] = (
         head {{blob}} NOT NULL UNIQUE,
         receipts_root {{blob}} NOT NULL,
         count BIGINT NOT NULL,
+        total_count BIGINT NOT NULL,
         {_nano("cumulative_nano")},
         signature {{blob}} NOT NULL,
         leaves {{blob}} NOT NULL,
@@ -152,28 +156,27 @@ STATEMENTS: tuple[str, ...] = (
         PRIMARY KEY (lane_key, seq)
     )""",
     f"""CREATE TABLE node_receipts (
-        receipt_hash {{blob}} PRIMARY KEY,
-        lane_key {{blob}} NOT NULL,
         order_hash {{blob}} NOT NULL,
         part BIGINT NOT NULL,
+        receipt_hash {{blob}} NOT NULL UNIQUE,
         order_bytes {{blob}} NOT NULL,
         tag {{blob}} NOT NULL,
         receipt_bytes {{blob}} NOT NULL,
         {_nano("cost_nano")},
-        created_ms BIGINT NOT NULL,
-        batch_seq BIGINT,
-        leaf_index BIGINT,
-        UNIQUE (order_hash, part)
+        lane_key {{blob}} NOT NULL,
+        batch_seq BIGINT NOT NULL,
+        leaf_index BIGINT NOT NULL,
+        PRIMARY KEY (order_hash, part),
+        UNIQUE (lane_key, batch_seq, leaf_index)
     )""",
-    "CREATE INDEX node_receipts_unplaced ON node_receipts (lane_key) WHERE batch_seq IS NULL",
     f"""CREATE TABLE node_vouchers (
         lane_key {{blob}} NOT NULL,
-        {_nano("cumulative_nano")},
         count BIGINT NOT NULL,
+        {_nano("cumulative_nano")},
         head {{blob}} NOT NULL,
         signature {{blob}} NOT NULL,
         created_ms BIGINT NOT NULL,
-        PRIMARY KEY (lane_key, cumulative_nano)
+        PRIMARY KEY (lane_key, count)
     )""",
     # ---- both
     f"""CREATE TABLE redemptions (

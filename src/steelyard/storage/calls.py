@@ -1,0 +1,115 @@
+"""The gateway's calls: one row per order that reached a provider, written once when it ended.
+
+1. An order is paid for once: its hash is the key, a second row with it is a failed insert.
+2. `batch_seq` and `leaf_index` are filled in once, by the batch that proves the receipt (`lanes.record_batch`).
+3. No prompt and no answer is kept here: hashes, numbers and the salt that opens the hashes for the client.
+
+Law: docs/spec/storage.md, section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import and_, func, select
+
+from steelyard.storage.amounts import checked_nano
+from steelyard.storage.database import Database
+from steelyard.storage.operations import Operation, insert_into
+from steelyard.storage.schema import calls
+
+_INSERT = insert_into(calls)
+
+
+class CallRow(msgspec.Struct, frozen=True):
+    """One row of `calls`, its fields in the table's order. A struct, not a dataclass: it is built on the hot path.
+
+    Args:
+        order_hash, receipt_hash: 32 bytes; receipt fields are None while no receipt came. call_id: 16 bytes.
+        key_id: the API key, None for a call that the gateway no longer knew (rebuilt from its tag).
+        run_id: the run of the gateway process whose slices paid for it. salt: 32 bytes, None if it is lost.
+        order_bytes, receipt_bytes: msgpack of `Order` and `Receipt`. cost_nano: 0 without a receipt.
+        status: `done`, `cut`, `failed`, or another word of the gateway's.
+    """
+
+    order_hash: bytes
+    call_id: bytes
+    key_id: str | None
+    run_id: bytes | None
+    provider: bytes
+    service_id: bytes
+    lane_key: bytes
+    order_bytes: bytes
+    salt: bytes | None
+    status: str
+    receipt_hash: bytes | None
+    receipt_bytes: bytes | None
+    cost_nano: int
+    created_ms: int
+    finished_ms: int
+    batch_seq: int | None = None
+    leaf_index: int | None = None
+
+
+def insert_call(row: CallRow) -> Operation:
+    """Return the write of a call that ended.
+
+    Raises:
+        BadRequest: its cost is more than the database can hold.
+    """
+    checked_nano(row.cost_nano, "cost_nano")
+    return Operation(((_INSERT, msgspec.structs.astuple(row)),))
+
+
+async def find_call(database: Database, call_id: bytes) -> list[CallRow]:
+    """Return the orders that were sent for a call, the first one first; more than one if a provider failed."""
+    query = select(calls).where(calls.c.call_id == call_id).order_by(calls.c.created_ms)
+    async with database.read() as connection:
+        return [CallRow(*row) for row in await connection.execute(query)]
+
+
+async def list_calls(
+    database: Database,
+    *,
+    key_id: str | None = None,
+    before_ms: int | None = None,
+    limit: int = 50,
+) -> list[CallRow]:
+    """Return the latest calls, newest first, of one key or of all, created before a time."""
+    query = select(calls).order_by(calls.c.created_ms.desc()).limit(limit)
+    if key_id is not None:
+        query = query.where(calls.c.key_id == key_id)
+    if before_ms is not None:
+        query = query.where(calls.c.created_ms < before_ms)
+    async with database.read() as connection:
+        return [CallRow(*row) for row in await connection.execute(query)]
+
+
+async def unplaced_calls(database: Database, lane_key: bytes) -> list[CallRow]:
+    """Return a lane's calls that have a receipt but no batch yet: what a restarted gateway waits for."""
+    waits = and_(calls.c.lane_key == lane_key, calls.c.batch_seq.is_(None), calls.c.receipt_hash.is_not(None))
+    async with database.read() as connection:
+        return [CallRow(*row) for row in await connection.execute(select(calls).where(waits))]
+
+
+async def known_orders(database: Database, order_hashes: Sequence[bytes]) -> dict[bytes, CallRow]:
+    """Return those of the orders that have a row, by order hash: what must not be counted twice."""
+    query = select(calls).where(calls.c.order_hash.in_(order_hashes))
+    async with database.read() as connection:
+        return {row[0]: CallRow(*row) for row in await connection.execute(query)}
+
+
+async def spent_in_run(database: Database, run_id: bytes, *, key_id: str | None = None, since_ms: int = 0) -> int:
+    """Return what the calls of one run cost in nano, of one key or of all: what a crashed slice is reconciled to.
+
+    Args:
+        since_ms: when the run began, so that older rows need not be looked at.
+    """
+    query = select(func.coalesce(func.sum(calls.c.cost_nano), 0)).where(
+        calls.c.run_id == run_id, calls.c.created_ms >= since_ms
+    )
+    if key_id is not None:
+        query = query.where(calls.c.key_id == key_id)
+    async with database.read() as connection:
+        return int((await connection.execute(query)).scalar_one())

@@ -1,0 +1,173 @@
+"""The gateway's lanes: the batches that it saw, the vouchers that it signed.
+
+1. A batch follows the one before (`seq` and `prev_head` must match) or its write fails.
+2. A signed total is written before it leaves (`await writer.submit_flushed(record_voucher(...))`); it only rises, never
+   above what was batched, and a second voucher for the same count is a failed insert.
+3. A lane belongs to one gateway process, by name.
+
+Law: docs/spec/storage.md, section 6; docs/spec/money.md, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import bindparam, select, update
+
+from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher
+from steelyard.protocol.messages import Lane
+from steelyard.storage.amounts import checked_nano
+from steelyard.storage.database import Database
+from steelyard.storage.lane_rows import (
+    StoredBatch,
+    batch_row,
+    lane_row,
+    load_one_voucher,
+    read_batch,
+    read_lane,
+    voucher_row,
+)
+from steelyard.storage.operations import Operation, Statement, insert_into
+from steelyard.storage.schema import batches, calls, lanes, vouchers
+
+_INSERT_LANE = insert_into(lanes)
+_INSERT_BATCH = insert_into(batches)
+_INSERT_VOUCHER = insert_into(vouchers)
+
+_ADVANCE = Statement(
+    "advance lanes",
+    update(lanes)
+    .where(
+        lanes.c.lane_key == bindparam("in_lane"),
+        lanes.c.seq == bindparam("after_seq"),
+        lanes.c.head == bindparam("after_head"),
+        lanes.c.batched_cumulative_nano <= bindparam("to_cumulative"),
+    )
+    .values(
+        seq=bindparam("to_seq"),
+        head=bindparam("to_head"),
+        batched_cumulative_nano=bindparam("to_cumulative"),
+        batched_count=bindparam("to_count"),
+    ),
+    ("in_lane", "after_seq", "after_head", "to_seq", "to_head", "to_cumulative", "to_count"),
+)
+_PLACE = Statement(
+    "place calls",
+    update(calls)
+    .where(calls.c.order_hash == bindparam("of_order"), calls.c.batch_seq.is_(None))
+    .values(batch_seq=bindparam("to_seq"), leaf_index=bindparam("to_leaf")),
+    ("of_order", "to_seq", "to_leaf"),
+    must_change=False,  # a call whose row was lost is no reason to lose the batch
+)
+_SIGN = Statement(
+    "sign lanes",
+    update(lanes)
+    .where(
+        lanes.c.lane_key == bindparam("in_lane"),
+        lanes.c.signed_cumulative_nano <= bindparam("to_cumulative"),
+        lanes.c.signed_count < bindparam("to_count"),
+        lanes.c.batched_cumulative_nano >= bindparam("to_cumulative"),
+        lanes.c.batched_count >= bindparam("to_count"),
+    )
+    .values(
+        signed_cumulative_nano=bindparam("to_cumulative"),
+        signed_count=bindparam("to_count"),
+        signed_head=bindparam("to_head"),
+    ),
+    ("in_lane", "to_cumulative", "to_count", "to_head"),
+    rank=2,
+)
+
+
+class GatewayLane(msgspec.Struct, frozen=True):
+    """Where a lane of the gateway stands: what was batched (`state`) and what was signed for."""
+
+    state: LaneState
+    process: str
+    signed_cumulative_nano: int
+    signed_count: int
+    signed_head: bytes
+    opened_ms: int
+
+
+def open_lane(lane: Lane, process: str, *, now_ms: int) -> Operation:
+    """Return the write of a new lane, owned by the process of that name; opening it twice is a failed insert."""
+    row = (*lane_row(lane), process, 0, ZERO32, 0, 0, 0, 0, ZERO32, now_ms)
+    return Operation(((_INSERT_LANE, row),))
+
+
+def record_batch(
+    state: LaneState, signed: SignedBatch, receipts: Sequence[bytes], orders: Sequence[bytes], *, now_ms: int
+) -> Operation:
+    """Return the write of a batch, of its lane's advance, and of its calls' places.
+
+    Args:
+        state: the lane after the batch, from `protocol.lanes.follow_lane`.
+        receipts: the batch's leaves in order. orders: their order hashes; calls without a row are passed over.
+
+    Raises:
+        BadRequest: a total beyond what the database can hold.
+    """
+    batch = signed.batch
+    key = state.lane.key
+    places = [(_PLACE, (order, batch.seq, leaf)) for leaf, order in enumerate(orders)]
+    row = batch_row(state, signed, receipts, now_ms)
+    advance = (key, batch.seq - 1, batch.prev_head, batch.seq, state.head, batch.cumulative, state.count)
+    return Operation(((_INSERT_BATCH, row), (_ADVANCE, advance), *places))
+
+
+def record_voucher(signed: SignedVoucher, *, now_ms: int) -> Operation:
+    """Return the write of a signed voucher; flush it before the voucher leaves.
+
+    Raises:
+        BadRequest: a total beyond what the database can hold.
+    """
+    voucher = signed.voucher
+    sign = (voucher.lane.key, checked_nano(voucher.cumulative, "cumulative"), voucher.count, voucher.head)
+    return Operation(((_INSERT_VOUCHER, voucher_row(signed, now_ms)), (_SIGN, sign)))
+
+
+async def load_lanes(
+    database: Database, *, process: str | None = None, provider: bytes | None = None
+) -> list[GatewayLane]:
+    """Return lanes, of one process or provider or of all, the oldest first."""
+    query = select(lanes).order_by(lanes.c.opened_ms)
+    if process is not None:
+        query = query.where(lanes.c.process == process)
+    if provider is not None:
+        query = query.where(lanes.c.provider == provider)
+    async with database.read() as connection:
+        rows = (await connection.execute(query)).all()
+    return [
+        GatewayLane(
+            LaneState(
+                lane=read_lane(row),
+                seq=row.seq,
+                head=row.head,
+                count=row.batched_count,
+                cumulative=row.batched_cumulative_nano,
+            ),
+            row.process,
+            row.signed_cumulative_nano,
+            row.signed_count,
+            row.signed_head,
+            row.opened_ms,
+        )
+        for row in rows
+    ]
+
+
+async def load_batches(database: Database, lane: Lane, *, after_seq: int = 0, limit: int = 16) -> list[StoredBatch]:
+    """Return the batches of a lane that come after one, in order."""
+    where = (batches.c.lane_key == lane.key, batches.c.seq > after_seq)
+    async with database.read() as connection:
+        rows = (await connection.execute(select(batches).where(*where).order_by(batches.c.seq).limit(limit))).all()
+    return [read_batch(lane, row) for row in rows]
+
+
+async def last_voucher(database: Database, lane: Lane) -> SignedVoucher | None:
+    """Return the highest voucher that was signed on a lane, or None: what is sent again after a restart."""
+    query = select(vouchers).where(vouchers.c.lane_key == lane.key).order_by(vouchers.c.count.desc()).limit(1)
+    return await load_one_voucher(database, lane, query)
