@@ -4,12 +4,14 @@
 |---|---|
 | ``rpc.py``, ``transport.py`` | JSON-RPC over several endpoints |
 | ``replies.py``, ``records.py`` | its errors as ours; blocks, logs and transaction receipts as records |
-| ``transaction.py``, ``sender.py`` | EIP-1559 transactions written out; one account's nonces, fees and waiting |
+| ``transaction.py``, ``fees.py`` | EIP-1559 transactions written out; what to offer for gas |
+| ``sender.py``, ``in_flight.py`` | one account's nonces; a transaction until its receipt |
 | ``keystore.py`` | V3 key files, passphrases, marked development keys |
-| ``contract.py``, ``reverts.py`` | calls, events and errors by the ABIs in ``artifacts/`` |
+| ``abi.py``, ``contract.py``, ``reverts.py`` | calls, events and errors by the ABIs in ``artifacts/`` |
 | ``yard.py``, ``registry.py``, ``escrow.py``, ``ledger.py`` | one typed client per contract |
-| ``parameters.py``, ``deployment.py``, ``deploy.py`` | what a deployment is made of, where it stands, how it is made |
-| ``indexer.py``, ``watch.py`` | events as blocks settle; balances and lanes as they change |
+| ``parameters.py``, ``deployment.py`` | what a deployment is made of, where it stands |
+| ``deploy.py``, ``journal.py`` | how it is made, and made on after a crash |
+| ``indexer.py``, ``directory.py``, ``watch.py`` | events as blocks settle; who takes part; accounts and lanes |
 | ``embedded/`` | our own chain: py-evm kept in SQLite behind JSON-RPC |
 
 The same code runs against the embedded chain, anvil and any other EVM endpoint.

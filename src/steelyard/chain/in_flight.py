@@ -146,12 +146,14 @@ class InFlight:
         try:
             await self._rpc.send_raw(self.raw)
             self.is_accepted = True
+        except ChainUnreachable:
+            raise
         except ChainError as error:
             if error.code in ("fee_too_low", "replacement_underpriced"):
                 await self._bump()
             elif error.code == "nonce_too_low":
                 await self._check_replaced()
-            elif error.code == "insufficient_gas_funds" and not self.is_accepted:
+            elif not self.is_accepted:
                 raise
 
     async def _bump(self) -> None:

@@ -24,7 +24,7 @@ _METHOD_UNKNOWN = -32601
 _EXECUTION_REVERTED = 3
 
 _WORDS: tuple[tuple[str, str, str], ...] = (
-    (r"already known|known transaction|already imported|already exists", "already_known", ""),
+    (r"already ?known|known transaction|already imported|already exists", "already_known", ""),
     (r"nonce (is )?too low|oldnonce|nonce has already been used", "nonce_too_low", ""),
     (r"replacement.*(underpriced|not ?allowed)", "replacement_underpriced", ""),
     (
@@ -43,6 +43,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "rpc_range_too_large",
         "ask for fewer blocks at once",
     ),
+    (r"unknown block|(block|header)( is)? not found|blocks.*(not|cannot be) found|BlockOutOfRange", "block_unknown", ""),
     (
         r"gas limit.*(cap|too high|exceed)|exceeds (the )?(block|tx|transaction) gas",
         "gas_limit_too_high",

@@ -22,30 +22,31 @@ from steelyard.errors import ConfigError
 from steelyard.protocol.signing import SigningKey
 
 CHEAP = 2
+PASSPHRASE = "open sesame"
 LOCAL = ["http://127.0.0.1:8545"]
 
 
-def load(path: Path, passphrase: str = "open sesame", chain_id: int = 10, urls: list[str] = LOCAL) -> SigningKey:
+def load(path: Path, passphrase: str = PASSPHRASE, chain_id: int = 10, urls: list[str] = LOCAL) -> SigningKey:
     return load_key(path, chain_id=chain_id, rpc_urls=urls, read_passphrase=lambda _title: passphrase)
 
 
 def test_keystore_right_passphrase_returns_the_key(tmp_path: Path) -> None:
     """A saved key comes back, from a file of mode 0600 in a folder of mode 0700 that eth-account can read as well."""
     path, key = tmp_path / "keys" / "node.json", create_key()
-    info = save_keystore(path, key, "open sesame", scrypt_n=CHEAP)
+    info = save_keystore(path, key, PASSPHRASE, scrypt_n=CHEAP)
     assert load(path).secret == key.secret
     assert info == load_keystore_info(path)
     assert info.account == key.account
     assert not info.is_development
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert Account.decrypt(json.loads(path.read_text()), "open sesame") == key.secret
+    assert Account.decrypt(json.loads(path.read_text()), PASSPHRASE) == key.secret
 
 
 def test_keystore_wrong_passphrase_is_one_line_without_secrets(tmp_path: Path) -> None:
     """A wrong passphrase is a ConfigError of one line that names the file and shows no secret."""
     path, key = tmp_path / "node.json", create_key()
-    save_keystore(path, key, "open sesame", scrypt_n=CHEAP)
+    save_keystore(path, key, PASSPHRASE, scrypt_n=CHEAP)
     with pytest.raises(ConfigError, match="wrong passphrase") as caught:
         load(path, "xyzzy-canary")
     assert "\n" not in str(caught.value)
@@ -56,9 +57,9 @@ def test_keystore_wrong_passphrase_is_one_line_without_secrets(tmp_path: Path) -
 def test_keystore_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     """Saving over a key is refused, and leaves it and no temporary file behind."""
     path, key = tmp_path / "node.json", create_key()
-    save_keystore(path, key, "open sesame", scrypt_n=CHEAP)
+    save_keystore(path, key, PASSPHRASE, scrypt_n=CHEAP)
     with pytest.raises(ConfigError, match="exists already"):
-        save_keystore(path, create_key(), "open sesame", scrypt_n=CHEAP)
+        save_keystore(path, create_key(), PASSPHRASE, scrypt_n=CHEAP)
     assert load(path).secret == key.secret
     assert [file.name for file in tmp_path.iterdir()] == ["node.json"]
 
@@ -72,7 +73,7 @@ def test_keystore_empty_passphrase_is_refused(tmp_path: Path) -> None:
 def test_keystore_readable_by_others_is_refused(tmp_path: Path) -> None:
     """A file that other users can read is refused with the command that mends it."""
     path = tmp_path / "node.json"
-    save_keystore(path, create_key(), "open sesame", scrypt_n=CHEAP)
+    save_keystore(path, create_key(), PASSPHRASE, scrypt_n=CHEAP)
     path.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
         load(path)
@@ -108,7 +109,7 @@ def test_keystore_missing_file_names_the_command(tmp_path: Path) -> None:
 def test_keystore_swapped_address_is_refused(tmp_path: Path) -> None:
     """A file whose address is another account's is refused: the key would sign for somebody unexpected."""
     path = tmp_path / "node.json"
-    save_keystore(path, create_key(), "open sesame", scrypt_n=CHEAP)
+    save_keystore(path, create_key(), PASSPHRASE, scrypt_n=CHEAP)
     content = json.loads(path.read_text())
     content["address"] = create_key().account.hex()
     path.write_text(json.dumps(content))
