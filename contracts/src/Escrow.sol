@@ -4,8 +4,7 @@ pragma solidity ^0.8.30;
 import {AccessManaged} from "@openzeppelin/contracts/access/manager/AccessManaged.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
-import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {Deposits} from "./Deposits.sol";
 import {Domain} from "./Domain.sol";
 import {Registry} from "./Registry.sol";
 import {Yard} from "./Yard.sol";
@@ -19,9 +18,8 @@ import {Yard} from "./Yard.sol";
 /// Registry, both fixed; state is written before them, and the guard is there because the Registry asks its authority,
 /// which its admin may replace.
 /// Invariant: this contract's YARD = sum of deposits + sum of unswept balances (+ what strangers sent it unasked).
-contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
+contract Escrow is AccessManaged, Deposits, Domain {
     using SafeERC20 for Yard;
-    using SafeCast for uint256;
 
     /// @notice A signed voucher: on this lane, `cumulative` nano are owed in all, for ever, for `count` calls up to `head`.
     struct Voucher {
@@ -55,19 +53,14 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
         uint128 paid; // of which was paid, nano; the rest is owed
     }
 
-    /// @dev The first slot is what a redemption touches.
-    struct Account {
-        uint120 deposit; // nano
-        uint128 owed; // accepted and not paid, over all lanes, nano
-        bool isOpen; // somebody deposited once
-        uint120 withdrawAmount; // announced, nano; zero: none
-        uint48 withdrawAt; // Unix seconds
-    }
-
     /// @dev Credits of consecutive vouchers for one service, held back until another service comes.
     struct Run {
         bytes32 serviceId;
-        Registry.Payees payees;
+        address builder;
+        address dataPot;
+        uint256 builderBps;
+        uint256 dataBps;
+        uint256 protocolBps;
         uint256 builderCredit;
         uint256 dataCredit;
         uint256 protocolCredit; // over the whole redemption
@@ -78,27 +71,14 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
     );
     uint256 private constant WHOLE_BPS = 10_000;
 
-    /// @notice The token that is paid.
-    Yard public immutable yard;
     /// @notice Where services and gateways' stakes are.
     Registry public immutable registry;
-    /// @notice Seconds between announcing a withdrawal and taking it: the time that providers have to redeem.
-    uint48 public immutable withdrawDelay;
     /// @notice Who is credited with the protocol's share.
     address public protocolPot;
 
-    mapping(address gateway => Account) private _accounts;
     mapping(bytes32 lane => Lane) private _lanes;
     mapping(address account => uint256) private _unswept;
 
-    /// @notice `payer` added `amount` nano to a gateway's deposit.
-    event Deposited(address indexed gateway, address indexed payer, uint256 amount);
-    /// @notice The gateway may withdraw up to `amount` nano from `readyAt` on; replaces an earlier announcement.
-    event WithdrawalAnnounced(address indexed gateway, uint256 amount, uint48 readyAt);
-    /// @notice The gateway took its announcement back.
-    event WithdrawalCancelled(address indexed gateway);
-    /// @notice `amount` nano left the deposit for the gateway's wallet.
-    event Withdrawn(address indexed gateway, uint256 amount);
     /// @notice A lane was paid on for the first time; `lane` is keccak256(abi.encode(the four fields)).
     event LaneOpened(
         bytes32 indexed lane,
@@ -120,13 +100,8 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
     /// @notice The protocol's share of later redemptions is credited to `pot`.
     event ProtocolPotSet(address indexed pot);
 
-    error ZeroDelay();
-    error ZeroAddress();
-    error ZeroAmount();
-    error InsufficientDeposit(uint256 deposit, uint256 wanted);
-    error NothingAnnounced();
-    error StillWaiting(uint48 readyAt);
-    error StillOwing(uint256 owed);
+    /// @notice The Registry is of another deployment: its token or its domain differs.
+    error WrongRegistry(address registry);
 
     /// @param token the Yard.
     /// @param registry_ the Registry.
@@ -141,71 +116,11 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
         bytes32 deploymentSalt,
         uint48 delay,
         address pot
-    ) AccessManaged(manager) Domain(deploymentSalt) {
-        if (address(token) == address(0) || address(registry_) == address(0)) revert ZeroAddress();
-        if (delay == 0) revert ZeroDelay();
-        yard = token;
+    ) AccessManaged(manager) Deposits(token, delay) Domain(deploymentSalt) {
+        bool isOurs = address(registry_.yard()) == address(token) && registry_.domainSeparator() == domainSeparator();
+        if (!isOurs) revert WrongRegistry(address(registry_));
         registry = registry_;
-        withdrawDelay = delay;
         _setProtocolPot(pot);
-    }
-
-    /// @notice Anyone: adds `amount` nano of the caller's YARD to a gateway's deposit; needs an allowance.
-    /// @param gateway whose deposit grows; only it can withdraw.
-    /// @param amount in nano, above zero.
-    function deposit(address gateway, uint256 amount) external nonReentrant {
-        _deposit(gateway, amount);
-    }
-
-    /// @notice Anyone: the same, with the caller's EIP-2612 permit instead of an allowance.
-    /// @dev A permit that someone submitted before us is no failure while the allowance is there.
-    /// @param deadline Unix time in seconds until which the permit holds.
-    function depositWithPermit(
-        address gateway,
-        uint256 amount,
-        uint256 deadline,
-        uint8 v,
-        bytes32 r,
-        bytes32 s
-    ) external nonReentrant {
-        try yard.permit(msg.sender, address(this), amount, deadline, v, r, s) {} catch {}
-        _deposit(gateway, amount);
-    }
-
-    /// @notice The gateway: announces that it will withdraw up to `amount` nano, once `withdrawDelay` is over.
-    /// @dev Vouchers are paid from the whole deposit until the withdrawal happens. A new announcement replaces the old one
-    /// and waits anew.
-    /// @param amount in nano, above zero, at most the deposit.
-    function announceWithdrawal(uint256 amount) external {
-        Account storage account = _accounts[msg.sender];
-        if (amount == 0) revert ZeroAmount();
-        if (amount > account.deposit) revert InsufficientDeposit(account.deposit, amount);
-        uint48 readyAt = uint48(block.timestamp) + withdrawDelay;
-        account.withdrawAmount = uint120(amount);
-        account.withdrawAt = readyAt;
-        emit WithdrawalAnnounced(msg.sender, amount, readyAt);
-    }
-
-    /// @notice The gateway: takes its announcement back.
-    function cancelWithdrawal() external {
-        Account storage account = _accounts[msg.sender];
-        if (account.withdrawAmount == 0) revert NothingAnnounced();
-        (account.withdrawAmount, account.withdrawAt) = (0, 0);
-        emit WithdrawalCancelled(msg.sender);
-    }
-
-    /// @notice The gateway: takes what it announced, or what vouchers left of it, after the delay, while it owes nothing.
-    function withdraw() external nonReentrant {
-        Account storage account = _accounts[msg.sender];
-        uint120 amount = account.withdrawAmount;
-        if (amount == 0) revert NothingAnnounced();
-        if (block.timestamp < account.withdrawAt) revert StillWaiting(account.withdrawAt);
-        if (account.owed != 0) revert StillOwing(account.owed);
-        if (amount > account.deposit) amount = account.deposit;
-        account.deposit -= amount;
-        (account.withdrawAmount, account.withdrawAt) = (0, 0);
-        emit Withdrawn(msg.sender, amount);
-        yard.safeTransfer(msg.sender, amount);
     }
 
     /// @notice Anyone (usually the provider): pays what each voucher adds to its lane, and what its lane is still owed.
@@ -218,7 +133,7 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
         Run memory run;
         for (uint256 i = 0; i < vouchers.length; ++i) {
             Voucher calldata voucher = vouchers[i];
-            bytes32 lane = laneKey(voucher.gateway, voucher.provider, voucher.serviceId, voucher.laneId);
+            bytes32 lane = _laneKey(voucher);
             (Skip reason, uint256 amount) = _settle(voucher, lane, run);
             if (reason != Skip.None) emit VoucherSkipped(i, lane, reason);
             else if (amount != 0) {
@@ -255,14 +170,6 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
         return (_lanes[lane].accepted, _lanes[lane].paid);
     }
 
-    /// @notice Anyone: a gateway's deposit and debt, and its announced withdrawal (nano, Unix seconds; zero: none).
-    function accountOf(
-        address gateway
-    ) external view returns (uint256 deposit_, uint256 owed, uint256 withdrawAmount, uint48 withdrawAt) {
-        Account storage account = _accounts[gateway];
-        return (account.deposit, account.owed, account.withdrawAmount, account.withdrawAt);
-    }
-
     /// @notice Anyone: what an account was credited and has not been swept, in nano.
     function unsweptOf(address account) external view returns (uint256) {
         return _unswept[account];
@@ -274,18 +181,8 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
         address provider,
         bytes32 serviceId,
         uint64 laneId
-    ) public pure returns (bytes32) {
+    ) external pure returns (bytes32) {
         return keccak256(abi.encode(gateway, provider, serviceId, laneId));
-    }
-
-    function _deposit(address gateway, uint256 amount) private {
-        if (gateway == address(0)) revert ZeroAddress();
-        if (amount == 0) revert ZeroAmount();
-        Account storage account = _accounts[gateway];
-        account.deposit = (account.deposit + amount).toUint120();
-        account.isOpen = true;
-        emit Deposited(gateway, msg.sender, amount);
-        yard.safeTransferFrom(msg.sender, address(this), amount);
     }
 
     /// @dev Moves what is due from the gateway to the lane; leaves the split to the caller.
@@ -300,7 +197,8 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
         Account storage account = _accounts[voucher.gateway];
         (uint256 funds, uint256 owed, bool isOpen) = (account.deposit, account.owed, account.isOpen);
         if (!isOpen) return (Skip.NoAccount, 0);
-        (uint128 accepted, uint128 paid) = (_lanes[lane].accepted, _lanes[lane].paid);
+        Lane storage totals = _lanes[lane];
+        (uint128 accepted, uint128 paid) = (totals.accepted, totals.paid);
         if (voucher.cumulative < accepted) return (Skip.LowerTotal, 0);
         if (voucher.cumulative == paid) return (Skip.NothingDue, 0);
         owed += voucher.cumulative - accepted;
@@ -308,11 +206,11 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
 
         uint256 due = voucher.cumulative - paid;
         amount = due < funds ? due : funds;
-        _lanes[lane] = Lane(voucher.cumulative, paid + uint128(amount));
+        (totals.accepted, totals.paid) = (voucher.cumulative, paid + uint128(amount));
         (account.deposit, account.owed) = (uint120(funds - amount), uint128(owed - amount));
         if (amount < due) {
             uint128 drawn = _draw(voucher.gateway, lane, due - amount);
-            _lanes[lane].paid += drawn;
+            totals.paid += drawn;
             account.owed -= drawn;
             amount += drawn;
             if (amount == 0 && voucher.cumulative == accepted) return (Skip.NoFunds, 0);
@@ -333,46 +231,56 @@ contract Escrow is AccessManaged, ReentrancyGuardTransient, Domain {
 
     /// @dev Makes `serviceId` the run's service; false where it is not registered.
     function _enter(bytes32 serviceId, Run memory run) private returns (bool) {
-        if (run.serviceId != serviceId || run.payees.builder == address(0)) {
-            Registry.Payees memory payees = registry.payeesOf(serviceId);
-            if (payees.builder == address(0)) return false;
+        if (run.serviceId != serviceId || run.builder == address(0)) {
+            (address builder, address dataPot, uint256 builderBps, uint256 dataBps, uint256 protocolBps) =
+                registry.payeesOf(serviceId);
+            if (builder == address(0)) return false;
             _flush(run);
-            (run.serviceId, run.payees) = (serviceId, payees);
+            (run.serviceId, run.builder, run.dataPot) = (serviceId, builder, dataPot);
+            (run.builderBps, run.dataBps, run.protocolBps) = (builderBps, dataBps, protocolBps);
         }
         return true;
     }
 
+    /// @dev Unchecked: amounts are paid in YARD that exists, below 2^208, and a service's shares sum to 10,000.
     function _split(address provider, uint256 amount, Run memory run) private {
-        Registry.Payees memory payees = run.payees;
-        uint256 toBuilder = (amount * payees.builderBps) / WHOLE_BPS;
-        uint256 toData = (amount * payees.dataBps) / WHOLE_BPS;
-        uint256 toProtocol = (amount * payees.protocolBps) / WHOLE_BPS;
-        run.builderCredit += toBuilder;
-        run.dataCredit += toData;
-        run.protocolCredit += toProtocol;
-        _unswept[provider] += amount - toBuilder - toData - toProtocol;
+        unchecked {
+            uint256 toBuilder = (amount * run.builderBps) / WHOLE_BPS;
+            uint256 toData = (amount * run.dataBps) / WHOLE_BPS;
+            uint256 toProtocol = (amount * run.protocolBps) / WHOLE_BPS;
+            run.builderCredit += toBuilder;
+            run.dataCredit += toData;
+            run.protocolCredit += toProtocol;
+            _unswept[provider] += amount - toBuilder - toData - toProtocol;
+        }
     }
 
     /// @dev Credits what the run held back for its builder and data pot.
     function _flush(Run memory run) private {
-        if (run.builderCredit != 0) _unswept[run.payees.builder] += run.builderCredit;
-        if (run.dataCredit != 0) _unswept[run.payees.dataPot] += run.dataCredit;
+        if (run.builderCredit != 0) _unswept[run.builder] += run.builderCredit;
+        if (run.dataCredit != 0) _unswept[run.dataPot] += run.dataCredit;
         (run.builderCredit, run.dataCredit) = (0, 0);
     }
 
+    /// @dev Both hashes below copy the voucher's words as they came. One with dirty upper bits hashes to what no encoder
+    /// signs, and is refused by the compiler's own checks as soon as a field of it is read.
+    function _laneKey(Voucher calldata voucher) private pure returns (bytes32 lane) {
+        assembly ("memory-safe") {
+            let start := mload(0x40)
+            calldatacopy(start, voucher, 0x80) // gateway, provider, serviceId, laneId
+            lane := keccak256(start, 0x80)
+        }
+    }
+
     function _isSigned(Voucher calldata voucher) private view returns (bool) {
-        bytes32 structHash = keccak256(
-            abi.encode(
-                VOUCHER_TYPEHASH,
-                voucher.gateway,
-                voucher.provider,
-                voucher.serviceId,
-                voucher.laneId,
-                voucher.cumulative,
-                voucher.count,
-                voucher.head
-            )
-        );
+        bytes32 typeHash = VOUCHER_TYPEHASH;
+        bytes32 structHash;
+        assembly ("memory-safe") {
+            let start := mload(0x40)
+            mstore(start, typeHash)
+            calldatacopy(add(start, 0x20), voucher, 0xe0) // the seven signed fields, in EIP-712's order
+            structHash := keccak256(start, 0x100)
+        }
         (address signer, , ) = ECDSA.tryRecover(_digest(structHash), voucher.r, voucher.vs);
         return signer != address(0) && signer == voucher.gateway;
     }

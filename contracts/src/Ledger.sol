@@ -36,9 +36,13 @@ contract Ledger {
         uint64 count
     );
 
+    /// @notice An epoch lasts at least a second.
     error ZeroEpochLength();
+    /// @notice A root or a count of zero records nothing.
     error EmptyRoot();
+    /// @notice The epoch has not begun; the running one is `current`.
     error FutureEpoch(uint64 epoch, uint64 current);
+    /// @notice The publisher posted this kind for this epoch before.
     error AlreadyPosted(address publisher, bytes32 kind, uint64 epoch);
 
     /// @param epochLength length of an epoch in seconds, above zero.

@@ -57,15 +57,25 @@ abstract contract Stakes is AccessManaged {
     /// @notice `amount` nano of a gateway's stake, unbonding part first, went to `drawer` to pay its vouchers.
     event Drawn(address indexed gateway, address indexed drawer, uint256 amount);
 
+    /// @notice Roles are 1 provider, 2 gateway, 3 validator.
     error UnknownRole(uint8 role);
+    /// @notice An amount that must be above zero is zero.
     error ZeroAmount();
+    /// @notice A delay of zero would let stake flee a challenge.
     error ZeroDelay();
+    /// @notice An address that must be one is zero.
     error ZeroAddress();
+    /// @notice More was asked for than is staked, both in nano.
     error InsufficientStake(uint256 stake, uint256 wanted);
+    /// @notice Nothing is unbonding.
     error NothingUnbonding();
+    /// @notice The delay runs until `readyAt`, Unix seconds.
     error StillUnbonding(uint48 readyAt);
+    /// @notice A lock holds the stake until `until`, Unix seconds.
     error StillLocked(uint48 until);
+    /// @notice Slashed stake can't go to `to`.
     error InvalidRecipient(address to);
+    /// @notice Stakes are known of past seconds alone: `timepoint` is not below `clock`.
     error FutureLookup(uint48 timepoint, uint48 clock);
 
     modifier knownRole(uint8 role) {

@@ -1,6 +1,6 @@
-"""The contracts as they are deployed: ABI and bytecode, built from ``contracts/`` and committed, so users need no Node.js.
+"""The contracts as they are deployed: ABI and bytecode, built from contracts/ and committed: users need no Node.js.
 
-1. An artefact is only ever written by ``contracts/build.mjs``; tests/contracts/test_artifacts.py rebuilds and compares it.
+1. An artefact is only ever written by contracts/build.mjs; tests/contracts/test_artifacts.py rebuilds and compares.
 2. Loading one reads a file of this package and nothing else.
 
 Law: docs/spec/contracts.md.
