@@ -118,21 +118,11 @@ class BudgetMeter:
 
     def take_idle(self, idle_s: float) -> int:
         """Return what is free, and give it up, if nothing was reserved or settled for `idle_s`; else 0."""
-        if self._waiting or self._refill is not None or not self.is_idle(idle_s):
+        if self._waiting or self._refill is not None or self._clock() - self._used_at < idle_s:
             return 0
         taken, self._free_nano = self._free_nano, 0
         self._ahead = _FIRST_AHEAD
         return taken
-
-    def is_idle(self, idle_s: float) -> bool:
-        """Tell whether nothing was reserved or settled for `idle_s`."""
-        return self._clock() - self._used_at >= idle_s
-
-    @property
-    def is_empty(self) -> bool:
-        """Tell whether nothing is leased, reserved, unsaved or waited for: it can be forgotten."""
-        held = self._free_nano or self._reserved_nano or self._unsaved_nano
-        return not held and not self._waiting and self._refill is None
 
     def _take(self, nano: int) -> None:
         self._free_nano -= nano

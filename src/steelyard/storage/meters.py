@@ -24,7 +24,7 @@ IDLE_S = 2.0
 
 
 class BudgetMeters:
-    """The meters of one run, made as they are asked for and forgotten when they hold nothing.
+    """The meters of one run, made as they are asked for and kept.
 
     Args:
         run: who leases. now_ms: wall clock, for the records. clock: monotonic seconds.
@@ -51,7 +51,7 @@ class BudgetMeters:
         self._task = asyncio.create_task(self._sweep_always(), name="budget-sweep")
 
     def meter(self, budget_id: str) -> BudgetMeter:
-        """Return the meter of a budget; hold it no longer than one call, an idle one is forgotten."""
+        """Return the meter of a budget, always the same one."""
         meter = self._meters.get(budget_id)
         if meter is None:
             meter = self._meters[budget_id] = BudgetMeter(partial(self._lease, budget_id), clock=self._clock)
@@ -60,12 +60,10 @@ class BudgetMeters:
     async def sweep(self, idle_s: float = IDLE_S) -> None:
         """Save what was settled and give back what lay idle for `idle_s`; done every second by itself."""
         changes = []
-        for budget_id, meter in list(self._meters.items()):
+        for budget_id, meter in self._meters.items():
             change = Change(budget_id, meter.take_unsaved(), meter.take_idle(idle_s))
             if change.spent_nano or change.returned_nano:
                 changes.append(change)
-            elif meter.is_empty and meter.is_idle(idle_s):
-                del self._meters[budget_id]
         if changes:
             try:
                 await self._writer.submit_flushed(save_slices(self._run, changes))
