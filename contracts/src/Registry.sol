@@ -11,14 +11,20 @@ import {Yard} from "./Yard.sol";
 /// @notice Stakes (see Stakes), gateways' addresses on the net, services, and the offers that providers sign. A service is
 /// immutable: a new split or manifest is a new service. Nobody can change or remove what someone else registered.
 contract Registry is Stakes, Domain {
-    /// @dev A service on sale; the shares are basis points and sum to 10,000. The first two slots are read at redemption.
-    struct Service {
+    /// @notice Who is paid when a service's vouchers are redeemed; the shares are basis points and sum to 10,000.
+    /// @dev Two storage slots.
+    struct Payees {
         address builder;
         uint16 providerBps;
         uint16 builderBps;
         uint16 dataBps;
         uint16 protocolBps;
         address dataPot;
+    }
+
+    /// @notice A service on sale.
+    struct Service {
+        Payees payees;
         bytes32 manifest; // sha256 digest of the manifest blob
         string kind;
         string name;
@@ -148,11 +154,9 @@ contract Registry is Stakes, Domain {
         if (splitBps[2] != 0 && dataPot == address(0)) revert MissingDataPot();
         serviceId = keccak256(bytes(name));
         Service storage service = _services[serviceId];
-        if (service.builder != address(0)) revert AlreadyRegistered(serviceId);
-        (service.builder, service.dataPot, service.manifest) = (msg.sender, dataPot, manifest);
-        (service.providerBps, service.builderBps) = (splitBps[0], splitBps[1]);
-        (service.dataBps, service.protocolBps) = (splitBps[2], splitBps[3]);
-        (service.kind, service.name) = (kind, name);
+        if (service.payees.builder != address(0)) revert AlreadyRegistered(serviceId);
+        service.payees = Payees(msg.sender, splitBps[0], splitBps[1], splitBps[2], splitBps[3], dataPot);
+        (service.manifest, service.kind, service.name) = (manifest, kind, name);
         emit ServiceRegistered(serviceId, msg.sender, dataPot, name, kind, manifest, splitBps);
     }
 
@@ -163,7 +167,7 @@ contract Registry is Stakes, Domain {
     function setOffer(Offer calldata offer, bytes32 r, bytes32 vs) external {
         (address signer, , ) = ECDSA.tryRecover(_digest(keccak256(abi.encode(OFFER_TYPEHASH, offer))), r, vs);
         if (signer == address(0) || signer != offer.provider) revert BadSignature();
-        if (_services[offer.serviceId].builder == address(0)) revert UnknownService(offer.serviceId);
+        if (_services[offer.serviceId].payees.builder == address(0)) revert UnknownService(offer.serviceId);
         if (offer.grade > MAX_GRADE) revert BadGrade(offer.grade);
         StandingOffer storage standing = _offers[offer.provider][offer.serviceId];
         if (offer.seq <= standing.seq) revert StaleSeq(standing.seq, offer.seq);
@@ -182,29 +186,8 @@ contract Registry is Stakes, Domain {
     }
 
     /// @notice Anyone: a registered service; its builder is zero where there is none.
-    /// @return builder who registered it.
-    /// @return dataPot who receives the data share.
-    /// @return splitBps shares of provider, builder, data pot and protocol, in basis points.
-    /// @return manifest sha256 digest of the manifest blob.
-    /// @return kind the sort of work.
-    /// @return name its name.
-    function serviceOf(
-        bytes32 serviceId
-    )
-        external
-        view
-        returns (
-            address builder,
-            address dataPot,
-            uint16[4] memory splitBps,
-            bytes32 manifest,
-            string memory kind,
-            string memory name
-        )
-    {
-        Service storage service = _services[serviceId];
-        splitBps = [service.providerBps, service.builderBps, service.dataBps, service.protocolBps];
-        return (service.builder, service.dataPot, splitBps, service.manifest, service.kind, service.name);
+    function serviceOf(bytes32 serviceId) external view returns (Service memory) {
+        return _services[serviceId];
     }
 
     /// @notice Anyone: what the Escrow needs at redemption; the provider's share is the rest of 10,000.
@@ -215,8 +198,8 @@ contract Registry is Stakes, Domain {
         view
         returns (address builder, address dataPot, uint256 builderBps, uint256 dataBps, uint256 protocolBps)
     {
-        Service storage service = _services[serviceId];
-        return (service.builder, service.dataPot, service.builderBps, service.dataBps, service.protocolBps);
+        Payees storage payees = _services[serviceId].payees;
+        return (payees.builder, payees.dataPot, payees.builderBps, payees.dataBps, payees.protocolBps);
     }
 
     /// @notice Anyone: the last offer of a provider for a service; its manifest is zero where there is none.

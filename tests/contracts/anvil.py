@@ -37,16 +37,7 @@ class Anvil:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         options = ["--port", str(port), "--chain-id", str(CHAIN_ID), "--hardfork", "prague", "--auto-impersonate"]
-        options += [
-            "--timestamp",
-            str(GENESIS_TIME),
-            "--gas-limit",
-            str(GAS_LIMIT),
-            "--base-fee",
-            "0",
-            "--silent",
-            *os.environ.get("ANVIL_OPTS", "").split(),
-        ]
+        options += ["--timestamp", str(GENESIS_TIME), "--gas-limit", str(GAS_LIMIT), "--base-fee", "0", "--silent"]
         self._process = subprocess.Popen([binary, *options, "--accounts", "1"])
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         self._wait_until_up()

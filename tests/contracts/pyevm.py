@@ -1,7 +1,7 @@
 """py-evm in process: its Prague state transition, driven directly.
 
-Blocks are not sealed and transactions not signed, which saves nine tenths of the time; state, gas, refunds and the floor
-price of calldata (EIP-7623) are py-evm's own.
+Blocks are not sealed and transactions not signed, which saves nine tenths of the time; state, gas, refunds and the
+floor price of calldata (EIP-7623) are py-evm's own.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
         gateway = world.actor("gateway")
         world.deposit(gateway.account, 5 * YARD)
 
-1. Actors are keys derived from their names, so addresses, signatures and gas are the same in every run and on every EVM.
+1. Actors are keys derived from their names: addresses, signatures and gas are the same in every run, on every EVM.
 2. Nothing here asserts; tests do.
 """
 
@@ -39,7 +39,7 @@ ROLES: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("registry", ("drawStake",), ESCROW_ROLE),
     ("escrow", ("setProtocolPot",), POT_ROLE),
 )
-SKIPS = [
+SKIPS = (  # Escrow.Skip, by number
     "None",
     "BadSignature",
     "BadProvider",
@@ -49,7 +49,7 @@ SKIPS = [
     "NothingDue",
     "TooHigh",
     "NoFunds",
-]  # Escrow.Skip
+)
 
 SignedVoucher = tuple[Any, ...]
 
