@@ -48,6 +48,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     longest_token_bytes: int = 0
     embedding_dimension: int = 0
     embedding_context_tokens: int = 0
+    temperature_default: float = 1.0
+    top_p_default: float = 1.0
     parameters: tuple[str, ...] = ()
     owns_logits: bool = False
 

@@ -1,0 +1,137 @@
+"""Making an answer token by token: the engine gives candidates, our sampler chooses, the text grows.
+
+1. Every sampled token costs one unit, the one that ends the answer and those of a stop sequence included.
+2. A chunk is sent when there is text to show, and at the end; units of held-back text ride on the next chunk.
+3. Leaving early, by whatever way, closes the session: the slot is free before the next token.
+
+Law: docs/spec/kinds/chat.md, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from steelyard.engines.port import Session, StepEngine
+from steelyard.errors import BadMessage, BadRequest
+from steelyard.protocol.sampler import margin, sample
+from steelyard.services.chat.evidence import Claim, encode_replay, encode_row
+from steelyard.services.chat.logprobs import LogprobLog
+from steelyard.services.port import Chunk, Context, FinishReason, Quote, Request, Result
+from steelyard.services.text import TextAssembler, spell
+from steelyard.services.text_requests import CHAT, TextPayload
+
+_CUT = (FinishReason.CANCELLED, FinishReason.ERROR)
+
+
+async def stream_answer(
+    engine: StepEngine, request: Request, context: Context, quote: Quote
+) -> AsyncGenerator[Chunk, None]:
+    """Yield the answer's chunks and leave its rows of evidence in `context.trace`.
+
+    Raises:
+        BadRequest: the prompt is too long for the context, or costs more than was quoted.
+        Unavailable: the engine failed.
+    """
+    payload: TextPayload = request.payload
+    tokens = await _read_prompt(engine, payload)
+    if len(tokens) > quote.max_units_in:
+        raise BadRequest(
+            f"the prompt has {len(tokens)} tokens, more than the {quote.max_units_in} quoted for it",
+            code="context_length_exceeded",
+            param="messages" if request.api == CHAT else "prompt",
+        )
+    session = await engine.open_session(tokens)
+    try:
+        async for chunk in _step(engine, session, request, context, quote.max_units_out):
+            yield chunk
+    finally:
+        await session.aclose()
+
+
+async def _step(
+    engine: StepEngine, session: Session, request: Request, context: Context, maximum: int
+) -> AsyncGenerator[Chunk, None]:
+    payload: TextPayload = request.payload
+    assembler = TextAssembler(payload.stops)
+    log = None if payload.logprobs is None else LogprobLog(request.api, payload.logprobs, engine)
+    units_in, units_out, position = session.prompt_tokens, 0, 0
+    finish: FinishReason | None = None
+    while finish is None:
+        candidates = await session.candidates()
+        token_id = sample(candidates.ids, candidates.logprobs, payload.sampling, context.seed, position)
+        context.trace += encode_row(candidates, token_id)
+        position += 1
+        units_out += 1
+        text = ""
+        if engine.is_end(token_id):
+            finish = FinishReason.STOP
+        else:
+            start = assembler.total
+            text = assembler.push(engine.token_bytes(token_id))
+            if log is not None:
+                log.add(candidates, token_id, start, start + 1 if assembler.is_stopped else assembler.total)
+            if assembler.is_stopped:
+                finish = FinishReason.STOP
+            elif position >= maximum or session.room <= 1:
+                finish = FinishReason.LENGTH
+            else:
+                session.push(token_id)
+        if finish is not None:
+            text += assembler.finish()
+        if text or finish is not None:
+            detail = b"" if log is None else log.release(assembler.shown, is_last=finish is not None)
+            yield Chunk(text.encode(), units_in, units_out, detail, finish)
+            units_in = units_out = 0
+
+
+async def replay_answer(engine: StepEngine, request: Request, result: Result, claim: Claim, context: Context) -> bytes:
+    """Return the replay of a claim: the engine forced along the claimed tokens, with each one's margin.
+
+    Raises:
+        BadMessage: the claimed tokens don't spell the result, or don't cost what it billed.
+    """
+    payload: TextPayload = request.payload
+    tokens = await _read_prompt(engine, payload)
+    claimed = [row.token_id for row in claim.rows]
+    _check_spelling(engine, claimed, payload, result)
+    if result.finish not in _CUT and (len(tokens), len(claimed)) != (result.units_in, result.units_out):
+        raise BadMessage(
+            f"{result.units_in} + {result.units_out} tokens were billed, the prompt has {len(tokens)} and the answer "
+            f"{len(claimed)}"
+        )
+    rows, margins = bytearray(), []
+    session = await engine.open_session(tokens)
+    try:
+        for position, token_id in enumerate(claimed):
+            found = await session.candidates()
+            rows += encode_row(found, token_id)
+            margins.append(margin(found.ids, found.logprobs, payload.sampling, context.seed, position, token_id))
+            session.push(token_id)
+    finally:
+        await session.aclose()
+    return encode_replay(len(tokens), bytes(rows), margins)
+
+
+def _check_spelling(engine: StepEngine, claimed: list[int], payload: TextPayload, result: Result) -> None:
+    has_end = bool(claimed) and engine.is_end(claimed[-1])
+    spoken = claimed[:-1] if has_end else claimed
+    if any(engine.is_end(token_id) for token_id in spoken):
+        raise BadMessage("the claimed tokens go on after a token that ends the answer")
+    text, used = spell((engine.token_bytes(token_id) for token_id in spoken), payload.stops)
+    if used != len(spoken):
+        raise BadMessage(f"the claimed tokens go on after a stop sequence, from token {used} to {len(spoken)}")
+    content = text.encode()
+    is_right = content.startswith(result.content) if result.finish in _CUT else content == result.content
+    if not is_right:
+        raise BadMessage(f"the {len(claimed)} claimed tokens do not spell the answer of {len(result.content)} bytes")
+
+
+async def _read_prompt(engine: StepEngine, payload: TextPayload) -> list[int]:
+    if payload.messages is None:
+        return await engine.tokenise(payload.prompt)
+    messages: list[dict[str, Any]] = [
+        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+        for message in payload.messages
+    ]
+    return await engine.render(messages)
