@@ -68,7 +68,7 @@ class EmbeddedChain:
         self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="chain-read")
 
     def _create(self, settings: ChainSettings) -> None:
-        nodes = NewNodes(self.store.nodes)
+        nodes = NewNodes(None)
         balances = dict.fromkeys(settings.fund, FUND_WEI)
         genesis = build_genesis(self.engine, nodes, balances, gas_limit=BLOCK_GAS_LIMIT, now_s=int(self._clock()))
         self.store.create(settings.chain_id, genesis, nodes)

@@ -58,15 +58,19 @@ class ReadNodes:
 
 
 class NewNodes:
-    """The state as one block sees it: what is committed, under what the block has written so far."""
+    """The state as one block sees it: what is committed (None at genesis), under what the block has written so far."""
 
-    def __init__(self, committed: ReadNodes) -> None:
+    def __init__(self, committed: ReadNodes | None) -> None:
         self._committed = committed
         self.written: dict[bytes, bytes] = {}
 
     def __getitem__(self, key: bytes) -> bytes:
         value = self.written.get(key)
-        return self._committed[key] if value is None else value
+        if value is not None:
+            return value
+        if self._committed is None:
+            raise KeyError(key)
+        return self._committed[key]
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
         self.written[key] = value
