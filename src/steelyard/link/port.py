@@ -15,25 +15,34 @@ Law: docs/spec/link.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from steelyard.errors import SteelyardError
-from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher
+from steelyard.protocol.lanes import MAX_BATCH_CALLS, LaneState, SignedBatch, SignedVoucher
 from steelyard.protocol.messages import Lane, Offer, Order, Receipt
 
+MAX_CLAIM_BATCHES = 16
 
-class SignedOffer(msgspec.Struct, frozen=True, array_like=True):
+Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Bytes65 = Annotated[bytes, Meta(min_length=65, max_length=65)]
+ShortText = Annotated[str, Meta(max_length=64)]
+Units = Annotated[int, Meta(ge=0)]
+
+
+class SignedOffer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """An offer, its signature, and the manifest that it names (JSON bytes whose SHA-256 is `offer.manifest`)."""
 
     offer: Offer
-    signature: bytes
-    service: str
-    manifest: bytes
+    signature: Bytes65
+    service: ShortText
+    manifest: Annotated[bytes, Meta(max_length=64 * 1024)]
 
 
-class CallRequest(msgspec.Struct, frozen=True, array_like=True):
+class CallRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """An order with all that a provider needs to carry it out.
 
     Args:
@@ -43,23 +52,23 @@ class CallRequest(msgspec.Struct, frozen=True, array_like=True):
     """
 
     order: Order
-    tag: bytes
-    salt: bytes
-    api: str
+    tag: Bytes16
+    salt: Bytes32
+    api: ShortText
     body: bytes
     prefix: bytes = b""
 
 
-class Piece(msgspec.Struct, frozen=True, array_like=True):
+class Piece(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A chunk of a result on the wire: content that `response_hash` covers, the units it cost, kind-specific JSON."""
 
     content: bytes
-    units_in: int
-    units_out: int
+    units_in: Units
+    units_out: Units
     detail: bytes = b""
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True):
+class Failure(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Why a call ended without a receipt: nothing is billed.
 
     `code` is one of the stable codes: ``credit_window``, ``busy``, ``bad_order``, ``not_served``, ``engine_error``,
@@ -67,17 +76,17 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     provider may well serve it.
     """
 
-    code: str
-    message: str
+    code: ShortText
+    message: Annotated[str, Meta(max_length=1024)]
     is_retryable: bool = True
-    retry_after_s: float = 0.0
+    retry_after_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
 
 
-class LeafEntry(msgspec.Struct, frozen=True, array_like=True):
+class LeafEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """One receipt of a batch with its order and tag, for a gateway that no longer knows the call."""
 
     order: Order
-    tag: bytes
+    tag: Bytes16
     receipt: Receipt
 
 
@@ -175,7 +184,7 @@ class GatewaySide(Protocol):
         """Record that a peer was turned away or dropped; `account` is None while it isn't proven."""
 
 
-class LaneClaim(msgspec.Struct, frozen=True, array_like=True):
+class LaneClaim(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The history of a lane from its first batch on, in parts of at most 16 batches.
 
     The parts come in order, each beginning after the last batch of the one before (the first with `seq` 1); `entries`
@@ -183,8 +192,11 @@ class LaneClaim(msgspec.Struct, frozen=True, array_like=True):
     """
 
     lane: Lane
-    batches: tuple[SignedBatch, ...]
-    entries: tuple[tuple[LeafEntry, ...], ...]
+    batches: Annotated[tuple[SignedBatch, ...], Meta(max_length=MAX_CLAIM_BATCHES)]
+    entries: Annotated[
+        tuple[Annotated[tuple[LeafEntry, ...], Meta(max_length=MAX_BATCH_CALLS)], ...],
+        Meta(max_length=MAX_CLAIM_BATCHES),
+    ]
     voucher: SignedVoucher | None
     is_last: bool = True
 
