@@ -7,9 +7,11 @@
         with open_chain(kind) as chain:
             asyncio.run(story(chain.url, chain.keys[0]))
 
-`chain.keys` are funded development keys (gas coin only; YARD comes with a deployment). `chain.kill()` is kill -9,
-`chain.restart()` brings the same chain back on the same port: the embedded one with everything it acknowledged, anvil
-with what it dumped last. STEELYARD_TEST_CHAINS=embedded (or anvil) narrows `CHAIN_KINDS`, for a quick run.
+`chain.keys` are funded development keys (gas coin only; YARD comes with a deployment: `deploy_on(chain)` mints it all
+to `chain.keys[0]`). `chain.kill()` is kill -9, `chain.restart()` brings the same chain back on the same port: the
+embedded one with everything it acknowledged, anvil with what it dumped last. `chain.advance_time(seconds)` lets time
+pass and mines a block. Blocks are mined for transactions alone, unless `block_time_s` is given.
+STEELYARD_TEST_CHAINS=embedded (or anvil) narrows `CHAIN_KINDS`, for a quick run.
 
 1. Each chain has its own temporary folder, so tests run in parallel.
 2. Where anvil is missing its tests are skipped with the reason; with CI=true it is installed (`npm ci` in contracts/).
@@ -17,6 +19,7 @@ with what it dumped last. STEELYARD_TEST_CHAINS=embedded (or anvil) narrows `CHA
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -34,7 +37,12 @@ from typing import Any
 
 import pytest
 
+from steelyard.chain.deploy import deploy
+from steelyard.chain.deployment import Deployment
 from steelyard.chain.keystore import derive_development_key
+from steelyard.chain.parameters import DeploymentParameters
+from steelyard.chain.rpc import ChainRpc
+from steelyard.chain.sender import Sender
 from steelyard.protocol.signing import SigningKey
 
 CONTRACTS_FOLDER = Path(__file__).parents[1] / "contracts"
@@ -52,6 +60,7 @@ class RunningChain:
     kind: str
     folder: Path
     keys: tuple[SigningKey, ...]
+    block_time_s: float
     options: tuple[str, ...]
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -75,6 +84,11 @@ class RunningChain:
         if "error" in reply:
             raise RuntimeError(reply["error"])
         return reply["result"]
+
+    def advance_time(self, seconds: int) -> None:
+        """Let chain time pass: the next block, mined at once, is so many seconds later."""
+        self.call("evm_increaseTime", seconds)
+        self.call("evm_mine")
 
     def kill(self) -> None:
         """End the process as a power cut would: kill -9."""
@@ -121,11 +135,14 @@ class RunningChain:
     def _command(self) -> list[str]:
         if self.kind == "anvil":
             state = ["--state", str(self.folder / "anvil.json")]
+            if self.block_time_s:
+                state += ["--mixed-mining", "--block-time", str(self.block_time_s)]
             common = ["--accounts", "1", "--hardfork", "prague", "--chain-id", str(self.chain_id)]
             return [str(find_anvil()), "--port", str(self.port), *common, *state, *self.options]
         command = [sys.executable, "-m", "steelyard.chain.embedded", "--db", str(self.folder / "chain.sqlite")]
         funds = [part for key in self.keys for part in ("--fund", "0x" + key.account.hex())]
-        return [*command, "--port", str(self.port), "--chain-id", str(self.chain_id), *funds, *self.options]
+        command += ["--port", str(self.port), "--chain-id", str(self.chain_id), "--dev-time"]
+        return [*command, "--heartbeat-s", str(self.block_time_s), *funds, *self.options]
 
     def _read_port(self, log: Path, deadline: float) -> int:
         while True:
@@ -145,23 +162,35 @@ class RunningChain:
 
 
 @contextmanager
-def open_chain(kind: str, *, key_count: int = 10, options: tuple[str, ...] = ()) -> Iterator[RunningChain]:
+def open_chain(
+    kind: str, *, key_count: int = 10, block_time_s: float = 0, options: tuple[str, ...] = ()
+) -> Iterator[RunningChain]:
     """Start a chain of a kind and stop it afterwards; its folder goes with it.
 
     Args:
         kind: one of `CHAIN_KINDS`. key_count: funded development keys, always the same ones.
-        options: further command-line words, e.g. ``("--block-time", "1")`` for anvil.
+        block_time_s: an empty block so often; 0 makes none. options: further command-line words for that kind.
     """
     if kind == "anvil":
         require_anvil()
     with tempfile.TemporaryDirectory(prefix="steelyard-chain-") as folder:
         keys = tuple(derive_development_key(SEED, index) for index in range(key_count))
-        chain = RunningChain(kind, Path(folder), keys, options)
+        chain = RunningChain(kind, Path(folder), keys, block_time_s, options)
         try:
             chain.start()
             yield chain
         finally:
             chain.stop()
+
+
+def deploy_on(chain: RunningChain, parameters: DeploymentParameters | None = None) -> Deployment:
+    """Deploy our contracts with `chain.keys[0]`, which holds the whole supply and every role."""
+
+    async def story() -> Deployment:
+        async with ChainRpc([chain.url], chain_id=chain.chain_id) as rpc:
+            return await deploy(Sender(rpc, chain.keys[0]), parameters or DeploymentParameters())
+
+    return asyncio.run(story())
 
 
 def find_anvil() -> Path | None:
