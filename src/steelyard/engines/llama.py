@@ -21,11 +21,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from steelyard.engines.llama_server import LlamaOptions, LlamaServer, open_llama_server
 from steelyard.engines.llama_session import LlamaSession, raise_error
 from steelyard.engines.port import Embeddings, EngineInfo, Progress
 from steelyard.engines.vocabulary import Vocabulary
 from steelyard.errors import BadRequest, ConfigError, Fault, Unavailable
+from steelyard.weights.catalogue import KnownModel
 from steelyard.weights.gguf import GgufHeader, load_gguf_header
 
 ENGINE = "llama.cpp"
@@ -37,6 +40,29 @@ TEMPLATE_SLACK_TOKENS = 2
 _FORCING_BIAS = 10_000.0
 
 
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model beside its file: its name, where it came from, its hash, and its card's sampling
+    advice.
+    """
+
+    model: str = ""
+    weights_url: str = ""
+    weights_sha256: str = ""
+    temperature_default: float = 1.0
+    top_p_default: float = 1.0
+
+
+def facts_of(model: KnownModel) -> ModelFacts:
+    """Return the facts of a model in the catalogue."""
+    return ModelFacts(
+        model=model.name,
+        weights_url=model.url,
+        weights_sha256=model.sha256,
+        temperature_default=model.temperature,
+        top_p_default=model.top_p,
+    )
+
+
 class LlamaEngine:
     """A GGUF model on this machine; a `StepEngine`."""
 
@@ -44,21 +70,19 @@ class LlamaEngine:
         self,
         path: Path,
         *,
-        model: str = "",
-        weights_url: str = "",
-        weights_sha256: str = "",
+        facts: ModelFacts | None = None,
         options: LlamaOptions | None = None,
     ) -> None:
         """Name the file to serve; nothing is loaded before `prepare`.
 
         Args:
             path: the GGUF file, whose hash the caller has proven.
-            model, weights_url, weights_sha256: what a manifest says of it; `model` defaults to the header's name.
+            facts: what the file itself does not say, for the manifest.
             options: slots, threads and context per slot.
         """
         self._path = path
         self._options = options or LlamaOptions(slots=2)
-        self._named = (model, weights_url, weights_sha256)
+        self._facts = facts or ModelFacts()
         self._info: EngineInfo | None = None
         self._vocabulary: Vocabulary | None = None
         self._generator: LlamaServer | None = None
@@ -98,7 +122,7 @@ class LlamaEngine:
             progress("loading the model", size, size)
 
     async def _measure(self, header: GgufHeader, vocabulary: Vocabulary, size: int) -> EngineInfo:
-        model, url, sha256 = self._named
+        facts = self._facts
         per_request = per_message = 0
         if header.template:
             one = len(await self.render([{"role": "user", "content": ""}]))
@@ -108,9 +132,9 @@ class LlamaEngine:
         return EngineInfo(
             engine=ENGINE,
             engine_version=llama_version(),
-            model=model or header.name,
-            weights_url=url,
-            weights_sha256=sha256,
+            model=facts.model or header.name,
+            weights_url=facts.weights_url,
+            weights_sha256=facts.weights_sha256,
             weights_size_bytes=size,
             quantisation=header.quantisation,
             tokenizer_hash=header.tokenizer_hash,
@@ -121,6 +145,8 @@ class LlamaEngine:
             longest_token_bytes=vocabulary.longest_bytes,
             embedding_dimension=header.embedding_dimension,
             embedding_context_tokens=min(EMBEDDING_CONTEXT_TOKENS, header.context_tokens),
+            temperature_default=facts.temperature_default,
+            top_p_default=facts.top_p_default,
             owns_logits=True,
         )
 
