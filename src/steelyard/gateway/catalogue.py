@@ -14,14 +14,17 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from steelyard.errors import BadMessage, ConfigError, Forbidden, PeerError, Refusal, SteelyardError
 from steelyard.gateway.chain_view import ChainView, OfferTerms, ServiceTerms
+from steelyard.gateway.pay_lane import PayLane
 from steelyard.gateway.replies import Header
 from steelyard.gateway.routing import Record, ShareTable, Standing, choose_warm, pick_two
 from steelyard.link.port import ProviderLink, SignedOffer
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.ids import service_id as service_id_of
-from steelyard.protocol.messages import Grade, Lane, Offer
+from steelyard.protocol.messages import Grade, Offer
 from steelyard.protocol.signing import Domain, require_signer
 from steelyard.services.manifest import Manifest, decode_manifest, manifest_digest
 from steelyard.services.port import Service
@@ -42,19 +45,18 @@ class VerifiedOffer:
 
 @dataclass(slots=True, eq=False)
 class Seller:
-    """A linked provider at one service."""
+    """A linked provider at one service, with the bytes that are the same in all its answers."""
 
+    name: str
     link: ProviderLink
     offer: Offer
     record: Record
-    lane: Lane
+    lane: PayLane
     headers: tuple[Header, ...]
+    stamp: bytes
+    provider_hex: str
+    price_nano: int
     refusal: str = ""
-
-    @property
-    def price_nano(self) -> int:
-        """One number to compare prices by."""
-        return self.offer.price_in + self.offer.price_out
 
     def why_not(self, now_s: float) -> str:
         """Return why it gets no call now, or an empty string."""
@@ -73,6 +75,7 @@ class Listing:
     service_id: bytes
     manifest: Manifest
     service: Service
+    model_json: bytes = b""
     sellers: list[Seller] = field(default_factory=list)
     table: ShareTable = field(default_factory=ShareTable)
 
@@ -183,33 +186,39 @@ class Catalogue:
             ) from error
         return VerifiedOffer(offer, manifest, terms, service)
 
-    def list_seller(self, link: ProviderLink, verified: VerifiedOffer, lane: Lane) -> Seller:
+    def list_seller(self, link: ProviderLink, verified: VerifiedOffer, lane: PayLane) -> Seller:
         """Put a provider's verified offer on sale over its link."""
         name, offer = verified.terms.name, verified.offer
         listing = self.listings.get(name)
         if listing is None or listing.manifest != verified.manifest:
             sellers = [] if listing is None else listing.sellers
-            listing = Listing(name, offer.service_id, verified.manifest, verified.service, sellers)
+            model_json = msgspec.json.encode(name)
+            listing = Listing(name, offer.service_id, verified.manifest, verified.service, model_json, sellers)
             self.listings[name] = listing
-        self._remove(listing, lambda seller: seller.link.provider == link.provider)
         record = self._records.setdefault((link.provider, offer.service_id), Record())
-        seller = Seller(link, offer, record, lane, seller_headers(offer, name, verified.manifest))
+        headers = seller_headers(offer, name, verified.manifest)
+        seller = Seller(
+            name=name,
+            link=link,
+            offer=offer,
+            record=record,
+            lane=lane,
+            headers=headers,
+            stamp=seller_stamp(headers),
+            provider_hex="0x" + link.provider.hex(),
+            price_nano=offer.price_in + offer.price_out,
+        )
         listing.sellers.append(seller)
         return seller
 
-    def delist(self, link: ProviderLink) -> None:
-        """Take everything off sale that is sold over a link."""
+    def delist_provider(self, provider: bytes) -> None:
+        """Take everything of a provider off sale."""
         for listing in self.listings.values():
-            self._remove(listing, lambda seller: seller.link is link)
+            self._remove(listing, lambda seller: seller.link.provider == provider)
 
-    def sellers_of(self, provider: bytes) -> list[Seller]:
-        """Return what a provider sells here."""
-        return [
-            seller
-            for listing in self.listings.values()
-            for seller in listing.sellers
-            if seller.link.provider == provider
-        ]
+    def name_of(self, service_id: bytes) -> str:
+        """Return the name of a service known here by its id, or an empty string."""
+        return next((one.name for one in self.listings.values() if one.service_id == service_id), "")
 
     def nearest_names(self, name: str) -> list[str]:
         """Return up to three names on sale that look like this one, else what is on sale."""
@@ -235,6 +244,14 @@ def seller_headers(offer: Offer, name: str, manifest: Manifest) -> tuple[Header,
         (b"x-steelyard-quantisation", (manifest.quantisation or "none").encode("ascii", "replace")),
         (b"x-steelyard-grade", grade_name(offer.grade).encode()),
     )
+
+
+def seller_stamp(headers: tuple[Header, ...]) -> bytes:
+    """Return the `steelyard` object of a seller's answers, with places for call, receipt and cost."""
+    fixed = msgspec.json.encode(
+        {name.removeprefix(b"x-steelyard-").decode(): value.decode() for name, value in headers}
+    )
+    return fixed.replace(b"%", b"%%").removesuffix(b"}") + b',"call_id":"call_%s","receipt_id":"0x%s","cost_nano":%d}'
 
 
 def grade_name(grade: int) -> str:

@@ -3,7 +3,7 @@
 1. Every answer is as of one recent block; nothing here is final, and nothing is paid by reading it.
 2. A chain that doesn't answer is `ChainUnreachable`: the gateway goes on with what it knew, up to a limit (watch.py).
 
-Implemented over the typed clients in registry_view.py, and in memory for tests.
+Implemented over the typed clients by chain_reader.py, and in memory by tests.
 """
 
 from __future__ import annotations
@@ -22,11 +22,6 @@ class EscrowState:
     withdrawal_nano: int
     stake_nano: int
 
-    @property
-    def free_nano(self) -> int:
-        """What is left of the deposit when the owed and the announced withdrawal are gone."""
-        return max(self.deposit_nano - self.owed_nano - self.withdrawal_nano, 0)
-
 
 @dataclass(frozen=True, slots=True)
 class LanePaid:
@@ -34,6 +29,25 @@ class LanePaid:
 
     accepted_nano: int
     paid_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A gateway's account and some of its lanes, as of one and the same block."""
+
+    escrow: EscrowState
+    lanes: tuple[LanePaid, ...]
+
+    def budget_nano(self, reserve_nano: int = 0) -> int:
+        """Return the limit of all that these lanes may ever cost: paid so far, and what the deposit still covers.
+
+        What is owed on these lanes counts as spent already; what is owed on others is taken off.
+        """
+        paid = sum(lane.paid_nano for lane in self.lanes)
+        owed_here = sum(lane.accepted_nano - lane.paid_nano for lane in self.lanes)
+        escrow = self.escrow
+        owed_elsewhere = max(escrow.owed_nano - owed_here, 0)
+        return paid + max(escrow.deposit_nano - escrow.withdrawal_nano - owed_elsewhere - reserve_nano, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +74,8 @@ class OfferTerms:
 class ChainView(Protocol):
     """Read-only; every method may raise ChainError."""
 
-    async def fetch_escrow(self, gateway: bytes) -> EscrowState:
-        """Return a gateway's deposit, debts and stake."""
-
-    async def fetch_lanes(self, lane_keys: Sequence[bytes]) -> list[LanePaid]:
-        """Return what was paid on each lane, in the order asked."""
+    async def fetch_position(self, gateway: bytes, lane_keys: Sequence[bytes]) -> Position:
+        """Return a gateway's deposit, debts and stake, and what was paid on lanes, all as of one block."""
 
     async def fetch_is_active(self, provider: bytes) -> bool:
         """Say whether an account is an active, staked provider."""

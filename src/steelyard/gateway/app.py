@@ -1,0 +1,141 @@
+"""The gateway as a bare ASGI callable: no framework stands between the socket and our own work.
+
+1. Hot routes go straight to work.py; the rest is pages.py.
+2. Whatever is raised before the first byte becomes a reply in OpenAI's error shape, with the request's id.
+3. Our own bugs are logged whole under an id, and only the id is shown.
+
+Law: docs/spec/gateway.md, sections 1 and 3.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+import structlog
+
+from steelyard.errors import BadRequest, Fault, NotFound, SteelyardError
+from steelyard.gateway.metrics import Metrics
+from steelyard.gateway.pages import Pages
+from steelyard.gateway.replies import (
+    CORS_HEADERS,
+    Header,
+    Receive,
+    Reply,
+    Scope,
+    Send,
+    error_reply,
+    fault_reply,
+    send_reply,
+)
+from steelyard.gateway.work import ClientGone, Work
+
+HOT_ROUTES = {
+    "/v1/chat/completions": "chat.completions",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+}
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PREFLIGHT_S = b"600"
+
+_log = structlog.get_logger("steelyard.gateway")
+
+
+class GatewayApp:
+    """The ASGI application of one gateway process."""
+
+    def __init__(self, work: Work, pages: Pages, metrics: Metrics, *, serves_cors: bool) -> None:
+        self._work = work
+        self._pages = pages
+        self._metrics = metrics
+        self._serves_cors = serves_cors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; any other scope than HTTP is not served."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"this application serves http, not {scope['type']}")
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id")
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = b"req_" + os.urandom(8).hex().encode()
+        extra: tuple[Header, ...] = ((b"x-request-id", request_id),)
+        if self._serves_cors and b"origin" in headers:
+            extra += CORS_HEADERS
+        path = scope["path"]
+        api = HOT_ROUTES.get(path)
+        try:
+            if api is not None and scope["method"] == "POST":
+                status = await self._work.answer(api, headers, receive, send, extra)
+            else:
+                reply = await self._cold(scope, path, headers)
+                status = reply.status
+                await send_reply(send, reply, extra)
+        except ClientGone:
+            status = 499
+        except Exception as error:  # a supervisor: what is not a refusal is logged whole, and shown as an id
+            status = await self._answer_error(error, path, request_id, send, extra)
+        self._metrics.replies[api or _route_of(path), status] += 1
+
+    async def _cold(self, scope: Scope, path: str, headers: dict[bytes, bytes]) -> Reply:
+        method = scope["method"]
+        if method == "GET":
+            if path in HOT_ROUTES:
+                return _wrong_method(path, method, b"POST")
+            return await self._pages.answer(path, scope.get("query_string", b""), headers)
+        if method == "OPTIONS" and self._serves_cors:
+            return _preflight(headers)
+        if path in HOT_ROUTES or _route_of(path) != "other":
+            return _wrong_method(path, method, b"POST" if path in HOT_ROUTES else b"GET")
+        raise NotFound(f"there is no route {method} {path[:200]!r}: see docs/spec/gateway.md", code="unknown_url")
+
+    async def _answer_error(
+        self, error: Exception, path: str, request_id: bytes, send: Send, extra: tuple[Header, ...]
+    ) -> int:
+        if isinstance(error, SteelyardError) and not isinstance(error, Fault):
+            reply, code = error_reply(error), error.code
+            if error.status >= 500:
+                _log.warning("request_failed", path=path, code=code, reason=error.message, request=request_id.decode())
+        else:
+            fault_id = "fault_" + os.urandom(6).hex()
+            _log.error(
+                "request_crashed", path=path, fault=fault_id, request=request_id.decode(), exc_info=_without_text(error)
+            )
+            reply, code = fault_reply(fault_id), "internal_error"
+        self._metrics.errors[code] += 1
+        try:
+            await send_reply(send, reply, extra)
+        except RuntimeError:
+            raise error from None  # the answer had begun: the server closes the connection, nothing looks whole
+        return reply.status
+
+
+def _without_text(error: Exception) -> Exception:
+    """The error without the values that decoders quote, which may be a client's text."""
+    if type(error).__module__.startswith(("msgspec", "json")):
+        return type(error)("(its message may quote a request, and is left out)").with_traceback(error.__traceback__)
+    return error
+
+
+def _wrong_method(path: str, method: str, allowed: bytes) -> Reply:
+    error = BadRequest(f"{method} {path} is not served: use {allowed.decode()}", code="method_not_allowed")
+    return error_reply(error, status=405, headers=((b"allow", allowed),))
+
+
+def _preflight(headers: dict[bytes, bytes]) -> Reply:
+    asked = headers.get(b"access-control-request-headers", b"authorization, content-type")
+    return Reply(
+        204,
+        b"",
+        (
+            (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+            (b"access-control-allow-headers", asked[:1024]),
+            (b"access-control-max-age", _PREFLIGHT_S),
+        ),
+    )
+
+
+def _route_of(path: str) -> str:
+    for route in ("/v1/models", "/v1/calls", "/v1/network", "/healthz", "/readyz", "/metrics"):
+        if path == route or (path.startswith(route + "/") and route.startswith("/v1/")):
+            return route
+    return "other"

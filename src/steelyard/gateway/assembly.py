@@ -1,0 +1,255 @@
+"""Puts one gateway together from what it was given; nothing here listens.
+
+Law: docs/spec/gateway.md, section 8.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from steelyard.chain.deployment import Deployment
+from steelyard.errors import SteelyardError
+from steelyard.gateway.access import Access
+from steelyard.gateway.app import GatewayApp
+from steelyard.gateway.call_marks import CALL_MARK_PURPOSE
+from steelyard.gateway.calls_view import CallsView
+from steelyard.gateway.catalogue import BindService, Catalogue
+from steelyard.gateway.chain_view import ChainView
+from steelyard.gateway.dispatch import Dispatcher
+from steelyard.gateway.hangups import HangupWatch
+from steelyard.gateway.metrics import Metrics
+from steelyard.gateway.pages import Pages
+from steelyard.gateway.payer import Payer
+from steelyard.gateway.recovery import Recovery
+from steelyard.gateway.replays import Replays
+from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.settlement import Settlement
+from steelyard.gateway.side import ProviderSide
+from steelyard.gateway.watch import ChainWatch
+from steelyard.gateway.work import Work
+from steelyard.link.port import LeafEntry
+from steelyard.protocol.ids import format_hex
+from steelyard.protocol.signing import SigningKey
+from steelyard.storage.budgets import Run, recover
+from steelyard.storage.database import Database
+from steelyard.storage.meters import BudgetMeters
+from steelyard.storage.writer import GroupWriter
+
+MAX_QUEUED_WRITES = 15_000
+STALE_CHAIN_BEATS = 10
+
+_log = structlog.get_logger("steelyard.gateway")
+
+
+def unix_ms() -> int:
+    """Return the time in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts of a running gateway that others reach for."""
+
+    settings: GatewaySettings
+    database: Database
+    writer: GroupWriter
+    catalogue: Catalogue
+    settlement: Settlement
+    payer: Payer
+    recovery: Recovery
+    replays: Replays
+    side: ProviderSide
+    watch: ChainWatch
+    access: Access
+    meters: BudgetMeters
+    metrics: Metrics
+    hangups: HangupWatch
+    pages: Pages
+    app: GatewayApp
+    is_stopping: bool = False
+
+    async def beat(self) -> None:
+        """Twenty times a second: who hung up, and which vouchers are due."""
+        self.hangups.sweep()
+        await self.payer.sign_due()
+
+    async def slow_beat(self) -> None:
+        """Once a second: what expired, and what came back after a crash."""
+        self.settlement.expire()
+        await self.recovery.run_due()
+
+    def why_full(self) -> str:
+        """Return why no call is taken now, or an empty string."""
+        if self.is_stopping:
+            return "this gateway is stopping: try again in a few seconds"
+        if self.settlement.in_flight >= self.settings.max_calls:
+            return f"{self.settlement.in_flight} calls are in flight already: try again in a second"
+        if self.writer.queued > MAX_QUEUED_WRITES:
+            return "the database is behind: try again in a second"
+        return ""
+
+    async def why_unready(self) -> list[str]:
+        """Return every reason not to send traffic here."""
+        reasons = [full] if (full := self.why_full()) else []
+        sight, now_s = self.watch.sight, self.settlement.clock()
+        if now_s - sight.seen_s > STALE_CHAIN_BEATS * self.settings.watch_s:
+            reasons.append(f"the chain was not read lately: {sight.trouble or 'no answer'}")
+        if sight.position is not None and not sight.limit_nano:
+            reasons.append("the escrow holds nothing for this gateway: `steelyard deposit` adds to it")
+        sellers = [seller for listing in self.catalogue.listings.values() for seller in listing.sellers]
+        if not any(not seller.why_not(now_s) for seller in sellers):
+            told = "; ".join(sorted({f"{s.provider_hex}: {s.why_not(now_s)}" for s in sellers})[:10])
+            reasons.append(f"no provider can serve now ({told or 'none is linked'})")
+        try:
+            await self.database.ping()
+        except Exception as error:  # whatever the driver raises: the database does not answer
+            reasons.append(f"the database does not answer: {type(error).__name__}")
+        return reasons
+
+    def gauges(self) -> dict[str, float]:
+        """Return what `/metrics` shows as of now."""
+        now_s = self.settlement.clock()
+        sellers = [seller for listing in self.catalogue.listings.values() for seller in listing.sellers]
+        position = self.watch.sight.position
+        lanes = self.payer.lanes.values()
+        return {
+            "calls_in_flight": self.settlement.in_flight,
+            "calls_lost_unsettled": len(self.settlement.lost),
+            "requests_waiting": self.hangups.count,
+            "providers_well": sum(not seller.why_not(now_s) for seller in sellers),
+            "providers_known": len({seller.provider_hex for seller in sellers}),
+            "lanes": len(lanes),
+            "unsigned_nano": sum(lane.state.cumulative - lane.signed_nano for lane in lanes),
+            "unbatched_receipts": sum(len(lane.receipts) for lane in lanes),
+            "writes_queued": self.writer.queued,
+            "escrow_deposit_nano": 0 if position is None else position.escrow.deposit_nano,
+            "escrow_owed_nano": 0 if position is None else position.escrow.owed_nano,
+            "chain_age_seconds": min(now_s - self.watch.sight.seen_s, 1e9),
+        }
+
+    async def aclose(self) -> None:
+        """Write what is still to be written; the writer must be open."""
+        self.settlement.expire()
+        await self.access.aclose()
+        await self.meters.aclose()
+
+
+async def assemble(
+    settings: GatewaySettings,
+    key: SigningKey,
+    deployment: Deployment,
+    database: Database,
+    writer: GroupWriter,
+    chain: ChainView,
+    bind_service: BindService,
+) -> Gateway:
+    """Return a gateway with its state restored, ready for links and requests."""
+    clock, account = time.monotonic, key.account
+    escrow_id = f"escrow:{format_hex(account)}"
+    run = Run(settings.process, os.urandom(16))
+    crashed = await recover(database, settings.process)
+    metrics = Metrics()
+    meters = BudgetMeters(database, writer, run, now_ms=unix_ms, clock=clock, on_failure=_log_lost_save)
+    catalogue = Catalogue(chain, deployment.domain, bind_service)
+    watch = ChainWatch(
+        chain,
+        database,
+        catalogue,
+        account=account,
+        escrow_id=escrow_id,
+        reserve_nano=settings.reserve_nano,
+        clock=clock,
+        clock_ms=unix_ms,
+    )
+    await watch.begin()
+    settlement = Settlement(
+        writer,
+        meters,
+        escrow_id,
+        metrics,
+        run.run_id,
+        clock=clock,
+        clock_ms=unix_ms,
+        grace_s=settings.grace_s,
+    )
+    mark_secret = key.derive_secret(CALL_MARK_PURPOSE)
+    recovery = Recovery(
+        database,
+        writer,
+        settlement,
+        crashed,
+        escrow_id=escrow_id,
+        secret=mark_secret,
+        wait_ms=int((settings.deadline_s + settings.grace_s) * 1000),
+    )
+    await recovery.load_keys()
+
+    def take_recovered(entry: LeafEntry, order_hash: bytes, receipt_hash: bytes) -> None:
+        recovery.take(entry, order_hash, receipt_hash)
+
+    payer = Payer(settings, database, writer, key, deployment.domain, settlement, metrics, take_recovered)
+    await payer.restore()
+    replays = Replays(settings, database, unix_ms)
+    await replays.forget_crashed()
+    access = Access(database, check_s=settings.key_check_s, clock=clock, clock_ms=unix_ms)
+    dispatcher = Dispatcher(
+        settings,
+        database,
+        meters,
+        settlement,
+        account=account,
+        tag_secret=payer.tag_secret,
+        mark_secret=mark_secret,
+        escrow_id=escrow_id,
+        escrow_address=deployment.escrow,
+    )
+    hangups = HangupWatch(clock)
+    calls = CallsView(database, writer, settings.admin_key_ids, catalogue.name_of)
+    side = ProviderSide(catalogue, payer, settlement, metrics, clock_ms=unix_ms)
+
+    def why_full() -> str:
+        return gateway.why_full()
+
+    async def why_unready() -> list[str]:
+        return await gateway.why_unready()
+
+    work = Work(settings, access, catalogue, dispatcher, replays, hangups, metrics, why_full=why_full, clock=clock)
+    pages = Pages(
+        deployment,
+        account,
+        access,
+        catalogue,
+        calls,
+        metrics,
+        watch.sight,
+        why_unready=why_unready,
+        clock=clock,
+    )
+    gateway = Gateway(
+        settings,
+        database,
+        writer,
+        catalogue,
+        settlement,
+        payer,
+        recovery,
+        replays,
+        side,
+        watch,
+        access,
+        meters,
+        metrics,
+        hangups,
+        pages,
+        GatewayApp(work, pages, metrics, serves_cors=settings.serves_cors),
+    )
+    metrics.gauges = gateway.gauges
+    return gateway
+
+
+def _log_lost_save(error: SteelyardError) -> None:
+    _log.error("budget_not_saved", code=error.code, reason=error.message)

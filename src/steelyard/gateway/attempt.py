@@ -1,0 +1,203 @@
+"""One order at one provider: takes its pieces, checks its receipt, and tells whoever waits.
+
+event                what happens to the money                                    what the waiter sees
+-------------------  -----------------------------------------------------------  -------------------------------
+a piece              nothing                                                       bytes for the client
+a good receipt       settled at its cost, the call's row queued                    `receipt`
+a bad receipt        nothing is paid, the peer is refused and dropped              `failure` bad_receipt
+a failure            the reservation is released                                   `failure`
+the link is lost     the highest cost stays reserved until receipt or deadline     `failure` link_lost
+
+1. Everything happens in the link's callbacks, on the event loop, without waiting: settlement is queued before the
+   answer's last byte can leave.
+2. A waiter may leave (a client that hung up): the money is settled all the same.
+
+Law: docs/spec/gateway.md, section 4; docs/spec/money.md, sections 2 and 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from steelyard.errors import BadMessage, PeerError
+from steelyard.gateway.receipt_check import check_receipt, is_cut, raise_if_unasked_cut
+from steelyard.link.port import CallRequest, Failure, Piece
+from steelyard.protocol.messages import Receipt
+
+if TYPE_CHECKING:
+    from steelyard.gateway.answers import Shape
+    from steelyard.gateway.catalogue import Seller
+    from steelyard.gateway.settlement import Settlement
+    from steelyard.services.port import Quote
+    from steelyard.storage.meter import BudgetMeter
+
+AMBIGUOUS_CODES = frozenset({"link_lost", "deadline"})
+"""Failures after which a receipt may still come: the provider may have done the work."""
+
+
+class Attempt:
+    """An order in flight; implements `link.port.CallSink`.
+
+    Args:
+        settlement: where the money goes. meter, key_id: the key's budget, on which `max_cost` is reserved (as on the
+            escrow's). seller: who is asked. request, order_hash, quote: for what.
+        shape: how the answer is written. started_s: monotonic. call_hex: the public call id's 32 digits.
+        is_private: kept with the call's row, and never sent to a provider.
+    """
+
+    __slots__ = (
+        "call_hex",
+        "contents",
+        "failure",
+        "first_s",
+        "is_cancelled",
+        "is_private",
+        "is_shown",
+        "is_stream",
+        "key_id",
+        "meter",
+        "order_hash",
+        "out",
+        "pieces",
+        "quote",
+        "receipt",
+        "receipt_hash",
+        "request",
+        "seller",
+        "settlement",
+        "shape",
+        "stamp",
+        "started_ms",
+        "started_s",
+        "waiter",
+    )
+
+    def __init__(
+        self,
+        settlement: Settlement,
+        meter: BudgetMeter,
+        key_id: str,
+        seller: Seller,
+        request: CallRequest,
+        order_hash: bytes,
+        quote: Quote,
+        shape: Shape,
+        *,
+        is_stream: bool,
+        is_private: bool,
+        started_s: float,
+        started_ms: int,
+        call_hex: bytes,
+    ) -> None:
+        self.settlement = settlement
+        self.meter = meter
+        self.key_id = key_id
+        self.seller = seller
+        self.request = request
+        self.order_hash = order_hash
+        self.quote = quote
+        self.shape = shape
+        self.is_stream = is_stream
+        self.is_private = is_private
+        self.started_s = started_s
+        self.started_ms = started_ms
+        self.call_hex = call_hex
+        self.contents: list[bytes] = []
+        self.out: list[bytes] = []
+        self.pieces = 0
+        self.first_s: float | None = None
+        self.receipt: Receipt | None = None
+        self.receipt_hash = b""
+        self.failure: Failure | None = None
+        self.is_cancelled = False
+        self.is_shown = False
+        self.stamp = b""
+        self.waiter: asyncio.Future[None] | None = None
+
+    def on_piece(self, piece: Piece) -> None:
+        """Take the next piece; raises BadMessage for one that can't be shown."""
+        if self.first_s is None:
+            self.first_s = self.settlement.clock()
+        self.contents.append(piece.content)
+        if self.is_stream:
+            self.pieces += 1
+            if not self.is_cancelled:
+                self.out.append(self.shape.chunk(piece))
+        else:
+            self.out.append(piece.detail)
+        if self.is_stream and self.waiter is not None:
+            self._wake()
+
+    def on_done(self, receipt: Receipt) -> None:
+        """Settle, if the receipt is good; raises PeerError if it isn't, and the link is dropped for it."""
+        content = self.contents[0] if len(self.contents) == 1 else b"".join(self.contents)
+        try:
+            quote = (self.quote.max_units_in, self.quote.max_units_out)
+            check_receipt(self.request.order, self.order_hash, quote, receipt, self.request.salt, content)
+            raise_if_unasked_cut(receipt, self.is_cancelled)
+            self.receipt_hash = receipt.struct_hash()
+            self.stamp = self.seller.stamp % (self.call_hex, self.receipt_hash.hex().encode(), receipt.cost)
+            if not self.is_stream:
+                self._write_whole(content, receipt)
+        except PeerError as error:
+            self._end_with(Failure("bad_receipt", error.message))
+            raise
+        self.receipt = receipt
+        self.settlement.settle(self, receipt)
+        self._wake()
+
+    def _write_whole(self, content: bytes, receipt: Receipt) -> None:
+        if len(self.out) > 1:
+            raise BadMessage(f"an answer that doesn't stream came in {len(self.out)} pieces")
+        detail = self.out[0] if self.out else b""
+        if is_cut(receipt):
+            self.out = []  # an answer that was cut is an error, it has no body
+        else:
+            self.out = [self.shape.whole(Piece(content, 0, 0, detail), receipt, self.stamp)]
+
+    def on_fail(self, failure: Failure) -> None:
+        """Release the reservation, or keep it while a receipt may still come."""
+        self._end_with(failure)
+
+    def cancel(self) -> None:
+        """Stop the provider: whoever asked for the answer has gone. What was sent is still paid."""
+        if self.receipt is None and self.failure is None and not self.is_cancelled:
+            self.is_cancelled = True
+            self.seller.link.cancel_call(self.request.order.call_id)
+        self._wake()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the receipt or the failure is here."""
+        return self.receipt is not None or self.failure is not None
+
+    @property
+    def shortfall(self) -> Failure | None:
+        """What is wrong with an answer whose receipt says that it was cut, or None."""
+        if self.receipt is None or not is_cut(self.receipt):
+            return None
+        return Failure("engine_error", "its engine stopped before the end of the answer")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it failed in a way that a receipt may still follow."""
+        return self.failure is not None and self.failure.code in AMBIGUOUS_CODES
+
+    async def wait(self) -> None:
+        """Return at the next thing to do; call it only when there is nothing now."""
+        self.waiter = self.settlement.loop.create_future()
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
+
+    def _end_with(self, failure: Failure) -> None:
+        self.failure = failure
+        self.settlement.fail(self, failure)
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

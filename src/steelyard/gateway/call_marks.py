@@ -1,0 +1,32 @@
+"""Call ids that hide which key made the call.
+
+1. A call id is 8 random bytes, and the key's mark under a mask that only the gateway can make.
+2. So a gateway that lost its memory of a call still knows whom to charge, and no provider can link two calls of a key.
+
+Law: docs/spec/gateway.md, section 5.
+"""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import sha256
+
+CALL_MARK_PURPOSE = "steelyard/call-mark/1"
+_HALF = 8
+
+
+def key_mark(key_id: str) -> int:
+    """Return the 64-bit mark of a key."""
+    return int.from_bytes(sha256(key_id.encode()).digest()[:_HALF], "big")
+
+
+def mark_call(secret: bytes, nonce: bytes, mark: int) -> bytes:
+    """Return a 16-byte call id that hides a key's mark under 8 random bytes."""
+    mask = int.from_bytes(hmac.digest(secret, nonce, "sha256")[:_HALF], "big")
+    return nonce + (mask ^ mark).to_bytes(_HALF, "big")
+
+
+def read_mark(secret: bytes, call_id: bytes) -> int:
+    """Return the mark that a call id of ours hides; noise for any other."""
+    mask = int.from_bytes(hmac.digest(secret, call_id[:_HALF], "sha256")[:_HALF], "big")
+    return mask ^ int.from_bytes(call_id[_HALF:], "big")

@@ -1,0 +1,50 @@
+"""`ChainView` over the chain room's typed clients.
+
+Law: docs/spec/gateway.md, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steelyard.chain.deployment import Deployment
+from steelyard.chain.escrow import EscrowClient
+from steelyard.chain.registry import RegistryClient, Role
+from steelyard.chain.rpc import ChainRpc
+from steelyard.gateway.chain_view import EscrowState, LanePaid, OfferTerms, Position, ServiceTerms
+
+
+class ChainReader:
+    """Reads what a gateway must know; `rpc`'s life is the caller's."""
+
+    def __init__(self, rpc: ChainRpc, deployment: Deployment) -> None:
+        self._rpc = rpc
+        self._escrow = EscrowClient(rpc, deployment)
+        self._registry = RegistryClient(rpc, deployment)
+
+    async def fetch_position(self, gateway: bytes, lane_keys: Sequence[bytes]) -> Position:
+        """See `chain_view.ChainView`."""
+        block = await self._rpc.block_number()
+        account = await self._escrow.fetch_account(gateway, block)
+        lanes = await self._escrow.fetch_lanes(lane_keys, block) if lane_keys else []
+        stake = await self._registry.fetch_stake(gateway, Role.GATEWAY, block)
+        return Position(
+            EscrowState(account.deposit_nano, account.owed_nano, account.withdrawal_nano, stake),
+            tuple(LanePaid(lane.accepted_nano, lane.paid_nano) for lane in lanes),
+        )
+
+    async def fetch_is_active(self, provider: bytes) -> bool:
+        """See `chain_view.ChainView`."""
+        return await self._registry.fetch_is_active(provider, Role.PROVIDER)
+
+    async def fetch_service(self, service_id: bytes) -> ServiceTerms | None:
+        """See `chain_view.ChainView`."""
+        service = await self._registry.fetch_service(service_id)
+        return None if service is None else ServiceTerms(service.name, service.kind, service.manifest, service.builder)
+
+    async def fetch_offer(self, provider: bytes, service_id: bytes) -> OfferTerms | None:
+        """See `chain_view.ChainView`."""
+        offer = await self._registry.fetch_offer(provider, service_id)
+        if offer is None:
+            return None
+        return OfferTerms(offer.price_in, offer.price_out, offer.grade, offer.manifest, offer.seq)

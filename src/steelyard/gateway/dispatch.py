@@ -1,0 +1,256 @@
+"""From a parsed request to an order in flight: choose a provider, reserve the highest cost, write the order, send it.
+
+1. The highest cost is reserved on the key's budget and on the escrow's before anything is sent; both or neither.
+2. Price and grade of the order are the verified offer's. Bodies and prompts go to the chosen provider and nowhere else.
+3. A dearer provider that the budget can't bear is passed over for a cheaper one before anything is refused.
+4. No elliptic-curve work here: the order is bound by its tag.
+
+Law: docs/spec/gateway.md, section 4; docs/spec/money.md, section 2.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from steelyard.errors import BadRequest, PaymentRequired, Refusal, Unavailable
+from steelyard.gateway.access import Account
+from steelyard.gateway.answers import open_shape
+from steelyard.gateway.attempt import Attempt
+from steelyard.gateway.call_marks import mark_call
+from steelyard.gateway.catalogue import Listing, Seller
+from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.settlement import Settlement
+from steelyard.link.port import CallRequest, Failure
+from steelyard.protocol.hashing import ZERO32, keccak
+from steelyard.protocol.ids import format_hex
+from steelyard.protocol.messages import Order, order_tag
+from steelyard.protocol.pricing import call_cost, format_yard
+from steelyard.services.port import Quote, Request
+from steelyard.storage.budgets import load_budget
+from steelyard.storage.database import Database
+from steelyard.storage.meters import BudgetMeters
+
+_RANDOM = 48  # 8 bytes of the call id, 32 of salt, 8 of seed
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One client's request, on its way through one or more attempts."""
+
+    account: Account
+    listing: Listing
+    request: Request
+    body: bytes
+    quote: Quote
+    is_private: bool
+    started_s: float
+    call_id: bytes = b""
+    call_hex: bytes = b""
+    salt: bytes = b""
+    seed: int = 0
+    tried: list[Seller] = field(default_factory=list)
+    failures: list[tuple[bytes, str]] = field(default_factory=list)
+
+
+class Dispatcher:
+    """Sends orders.
+
+    Args:
+        account: the gateway's own 20 bytes. tag_secret, mark_secret: 32 bytes each, derived from its key.
+        escrow_id: the budget of its deposit. escrow_address: where deposits go, for the refusal.
+        clock: monotonic seconds. clock_ms: Unix ms. draw: random bytes.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        database: Database,
+        meters: BudgetMeters,
+        settlement: Settlement,
+        *,
+        account: bytes,
+        tag_secret: bytes,
+        mark_secret: bytes,
+        escrow_id: str,
+        escrow_address: bytes,
+        draw: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._meters = meters
+        self._settlement = settlement
+        self._account = account
+        self._tag_secret = tag_secret
+        self._mark_secret = mark_secret
+        self._escrow_id = escrow_id
+        self._escrow_address = escrow_address
+        self._draw = draw
+
+    def name_call(self, job: Job) -> None:
+        """Draw a job's call id, salt and seed; an attempt elsewhere keeps them."""
+        random = self._draw(_RANDOM)
+        job.call_id = mark_call(self._mark_secret, random[:8], job.account.mark)
+        job.call_hex = job.call_id.hex().encode()
+        job.salt = random[8:40]
+        seed = job.request.seed
+        job.seed = int.from_bytes(random[40:], "big") if seed is None else seed
+
+    async def place(self, job: Job) -> Attempt:
+        """Send a job to the provider that should have it, and return the attempt.
+
+        Raises:
+            PaymentRequired: the key's budget or the escrow can't bear it.
+            Unavailable: nobody can serve it now; says why, per provider.
+        """
+        clock = self._settlement.clock
+        for _ in range(2 + len(job.listing.sellers)):
+            seller = job.listing.choose(
+                job.tried, job.request.prefix, clock(), job.salt[0] / 256 + job.salt[1] / 65_536
+            )
+            if seller is None:
+                raise self._nobody(job)
+            max_cost = self._max_cost(job, seller)
+            if self._reserve_now(job, max_cost):
+                return self._send(job, seller, max_cost)
+            # Leasing takes a moment, in which providers come and go: choose again with the money in hand.
+            seller.record.is_trying = False
+            refusal = await self._reserve(job, max_cost)
+            if refusal is None:
+                if seller.link.is_up and not seller.why_not(clock()):
+                    return self._send(job, seller, max_cost)
+                self._release(job, max_cost)
+                continue
+            cheaper = [
+                other
+                for other in job.listing.sellers
+                if other not in job.tried and not other.why_not(clock()) and self._max_cost(job, other) < max_cost
+            ]
+            if not cheaper:
+                raise refusal
+            job.tried.append(seller)
+        raise self._nobody(job)
+
+    def _max_cost(self, job: Job, seller: Seller) -> int:
+        quote, offer = job.quote, seller.offer
+        return call_cost(quote.max_units_in, quote.max_units_out, offer.price_in, offer.price_out)
+
+    def _reserve_now(self, job: Job, nano: int) -> bool:
+        if not self._meters.meter(job.account.key_id).try_reserve(nano):
+            return False
+        if self._meters.meter(self._escrow_id).try_reserve(nano):
+            return True
+        self._meters.meter(job.account.key_id).release(nano)
+        return False
+
+    def _release(self, job: Job, nano: int) -> None:
+        self._meters.meter(job.account.key_id).release(nano)
+        self._meters.meter(self._escrow_id).release(nano)
+
+    async def _reserve(self, job: Job, nano: int) -> PaymentRequired | None:
+        key_meter = self._meters.meter(job.account.key_id)
+        if not await key_meter.reserve(nano):
+            return await self._over_budget(job, nano)
+        try:
+            if await self._meters.meter(self._escrow_id).reserve(nano):
+                return None
+        except BaseException:
+            key_meter.release(nano)
+            raise
+        key_meter.release(nano)
+        return await self._over_escrow(nano)
+
+    def _send(self, job: Job, seller: Seller, max_cost: int) -> Attempt:
+        settlement, offer, lane = self._settlement, seller.offer, seller.lane.state.lane
+        now_ms = settlement.clock_ms()
+        order = Order(
+            job.call_id,
+            self._account,
+            offer.provider,
+            offer.service_id,
+            lane.lane_id,
+            keccak(job.salt + job.body),
+            ZERO32,
+            job.seed,
+            offer.grade,
+            offer.price_in,
+            offer.price_out,
+            max_cost,
+            now_ms + int(self._settings.deadline_s * 1000),
+        )
+        order_hash = order.struct_hash()
+        request = job.request
+        attempt = Attempt(
+            settlement,
+            self._meters.meter(job.account.key_id),
+            job.account.key_id,
+            seller,
+            CallRequest(order, order_tag(self._tag_secret, order_hash), job.salt, request.api, job.body),
+            order_hash,
+            job.quote,
+            open_shape(request, job.call_hex, job.listing.model_json, now_ms // 1000),
+            is_stream=request.stream,
+            is_private=job.is_private,
+            started_s=settlement.clock(),
+            started_ms=now_ms,
+            call_hex=job.call_hex,
+        )
+        job.tried.append(seller)
+        settlement.open(attempt)
+        seller.link.open_call(attempt.request, attempt, is_stream=request.stream)
+        return attempt
+
+    def refuse_failure(self, job: Job, seller: Seller, failure: Failure) -> Refusal | None:
+        """Note a failed attempt; return the refusal if trying elsewhere can't help, else None."""
+        job.failures.append((seller.link.provider, f"{failure.code}: {failure.message}"[:300]))
+        if failure.code == "invalid_request" or (not failure.is_retryable and failure.code == "bad_order"):
+            return BadRequest(failure.message, code="invalid_request")
+        if failure.code == "deadline":
+            return Unavailable(
+                f"the provider did not end the call within {self._settings.deadline_s:.0f} s: ask for less, or retry",
+                code="deadline",
+                retry_after_s=1.0,
+            )
+        return None
+
+    def _nobody(self, job: Job) -> Unavailable:
+        now_s = self._settlement.clock()
+        seen = dict(job.failures)
+        reasons = [
+            f"{format_hex(provider)}: {seen.get(provider, reason)}" for provider, reason in job.listing.reasons(now_s)
+        ]
+        gone = [
+            f"{format_hex(provider)}: {why}" for provider, why in job.failures if not self._is_listed(job, provider)
+        ]
+        told = "; ".join((reasons + gone)[:20]) or "none is linked to this gateway"
+        wait_s = job.listing.retry_after_s(now_s)
+        return Unavailable(
+            f"no provider can serve {job.listing.name!r} now ({told}): try again in {max(wait_s, 1):.0f} s",
+            retry_after_s=wait_s,
+        )
+
+    def _is_listed(self, job: Job, provider: bytes) -> bool:
+        return any(seller.link.provider == provider for seller in job.listing.sellers)
+
+    async def _over_budget(self, job: Job, nano: int) -> PaymentRequired:
+        left = await self._left_nano(job.account.key_id)
+        return PaymentRequired(
+            f"key {job.account.name!r} has {left} nano ({format_yard(left)} YARD) left in its budget, and this request "
+            f"can cost up to {nano} nano: lower max_tokens, or raise the budget with `steelyard keys limit`; the "
+            f"gateway's deposit address is {format_hex(self._escrow_address)}",
+            code="budget_exceeded",
+        )
+
+    async def _over_escrow(self, nano: int) -> PaymentRequired:
+        left = await self._left_nano(self._escrow_id)
+        return PaymentRequired(
+            f"this gateway has {left} nano ({format_yard(left)} YARD) left of its deposit, and this request can cost "
+            f"up to {nano} nano: its operator can add to it with `steelyard deposit` (deposit address "
+            f"{format_hex(self._escrow_address)}, gateway {format_hex(self._account)})",
+            code="insufficient_funds",
+        )
+
+    async def _left_nano(self, budget_id: str) -> int:
+        unleased = (await load_budget(self._database, budget_id)).unleased_nano
+        return (unleased or 0) + self._meters.meter(budget_id).free_nano

@@ -1,0 +1,302 @@
+"""Pays providers: follows their batches lane by lane, and signs vouchers for what it followed.
+
+1. One lane for each (provider, service), opened by this process and found again by its name after a restart.
+2. A batch is taken only if every receipt in it is one that we checked, or one whose order carries our own tag; each
+   order once, ever.
+3. A voucher is signed by count, value or age, written to disk, and only then sent. No total is ever lower than before.
+4. The history of a lane that we lost is followed from its first batch, and then paid like any other.
+
+Law: docs/spec/money.md, sections 3 and 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from steelyard.errors import BadTotal, NotFound, SteelyardError
+from steelyard.gateway.metrics import Metrics
+from steelyard.gateway.pay_lane import KnownReceipt, PayLane
+from steelyard.gateway.receipt_check import check_entry
+from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.settlement import FAILED, Settlement
+from steelyard.link.port import LaneClaim, LeafEntry, ProviderLink
+from steelyard.protocol.lanes import LaneState, SignedBatch, follow_lane, sign_voucher
+from steelyard.protocol.messages import TAG_PURPOSE, Lane
+from steelyard.protocol.signing import Domain, SigningKey, require_signer
+from steelyard.storage.calls import known_orders, unplaced_calls
+from steelyard.storage.database import Database
+from steelyard.storage.lanes import last_voucher, load_batches, load_lanes, open_lane, record_batch, record_voucher
+from steelyard.storage.writer import GroupWriter
+
+_log = structlog.get_logger("steelyard.gateway")
+
+Recovered = Callable[[LeafEntry, bytes, bytes], None]
+"""Called with an entry whose call we don't remember, its order hash and its receipt hash: it is to be accounted for."""
+
+
+class Payer:
+    """All lanes of one gateway process.
+
+    Args:
+        key: the gateway's. on_recovered: accounts for calls that came back by their tags alone.
+        clock: monotonic seconds. clock_ms: Unix milliseconds. draw: random bytes, for lane ids.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        database: Database,
+        writer: GroupWriter,
+        key: SigningKey,
+        domain: Domain,
+        settlement: Settlement,
+        metrics: Metrics,
+        on_recovered: Recovered,
+        *,
+        draw: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.tag_secret = key.derive_secret(TAG_PURPOSE)
+        self.lanes: dict[Lane, PayLane] = {}
+        self._settings = settings
+        self._database = database
+        self._writer = writer
+        self._key = key
+        self._domain = domain
+        self._settlement = settlement
+        self._metrics = metrics
+        self._on_recovered = on_recovered
+        self._draw = draw
+
+    async def restore(self) -> None:
+        """Load this process's lanes, with the receipts that no batch holds yet and the last voucher of each."""
+        for known in await load_lanes(self._database, process=self._settings.process):
+            if known.state.lane.gateway != self._key.account:
+                continue
+            lane = PayLane(known.state.lane.key, known.state, known.signed_cumulative_nano, known.signed_count)
+            lane.voucher = await last_voucher(self._database, known.state.lane)
+            for row in await unplaced_calls(self._database, lane.key):
+                if row.receipt_hash is not None:
+                    lane.add_receipt(row.call_id, row.order_hash, row.receipt_hash, row.cost_nano)
+            for stored in await load_batches(
+                self._database, known.state.lane, after_seq=max(known.state.seq - 64, 0), limit=64
+            ):
+                lane.heads[stored.head] = stored.signed.batch.seq
+            if lane.state.count > lane.signed_count:
+                lane.unsigned_since_s = self._settlement.clock()
+            self.lanes[known.state.lane] = lane
+
+    @property
+    def awaits_batches(self) -> bool:
+        """Whether a linked provider still owes a batch for receipts that we have."""
+        return any(lane.receipts and lane.link is not None and lane.link.is_up for lane in self.lanes.values())
+
+    async def open_lanes(self, provider: bytes, service_ids: Sequence[bytes]) -> None:
+        """Make sure that there is a lane for each service of a provider; a new one is on disk before it is used."""
+        for service_id in service_ids:
+            if self._own_lane(provider, service_id) is None:
+                lane = Lane(self._key.account, provider, service_id, int.from_bytes(self._draw(8), "big"))
+                await self._writer.submit_flushed(
+                    open_lane(lane, self._settings.process, now_ms=self._settlement.clock_ms())
+                )
+                if self._own_lane(provider, service_id) is None:
+                    self.lanes[lane] = PayLane(lane.key, LaneState(lane=lane))
+
+    def lane_for(self, provider: bytes, service_id: bytes) -> PayLane:
+        """Return the lane for new orders; `open_lanes` came before."""
+        lane = self._own_lane(provider, service_id)
+        if lane is None:
+            raise NotFound(f"no lane with 0x{provider.hex()} for 0x{service_id.hex()}")
+        return lane
+
+    def known_lanes(self, provider: bytes) -> list[LaneState]:
+        """Return how far each lane with a provider is known."""
+        return [lane.state for key, lane in self.lanes.items() if key.provider == provider and not lane.is_claiming]
+
+    def attach(self, link: ProviderLink) -> None:
+        """Send a provider's vouchers over its new link: the last of each lane, in case it never arrived."""
+        for key, lane in self.lanes.items():
+            if key.provider == link.provider and lane.link is not link:
+                lane.link = link
+                if lane.voucher is not None:
+                    link.send_voucher(lane.voucher)
+
+    def detach(self, link: ProviderLink) -> None:
+        """Forget a link that is down; what is signed meanwhile is sent over the next."""
+        for lane in self.lanes.values():
+            if lane.link is link and not link.is_up:
+                lane.link = None
+
+    async def take_batch(
+        self, link: ProviderLink, signed: SignedBatch, call_ids: Sequence[bytes], entries: Sequence[LeafEntry]
+    ) -> None:
+        """Follow a batch that a provider sent, or ask for what is missing.
+
+        Raises:
+            PeerError: it breaks the lane's rules.
+        """
+        lane = self.lanes.get(signed.batch.lane)
+        if lane is None:
+            self._check_parties(link, signed.batch.lane)
+            return  # another process's, or one whose claim comes
+        if lane.is_repeat(signed, self._domain.digest(signed.batch.struct_hash())):
+            return
+        if signed.batch.seq > lane.state.seq + 1 or not await self._follow(lane, signed, call_ids, entries):
+            link.request_batches(lane.state)
+
+    async def take_claim(self, link: ProviderLink, claim: LaneClaim) -> None:
+        """Follow a part of a lane's history from its first batch on; the last part lets vouchers be signed.
+
+        Raises:
+            PeerError: it breaks the lane's rules, or names a voucher of ours above what it proves.
+        """
+        lane = self.lanes.get(claim.lane) or await self._adopt(link, claim.lane)
+        if lane is None:
+            return
+        for signed, entries in zip(claim.batches, claim.entries, strict=True):
+            if signed.batch.seq > lane.state.seq:
+                call_ids = [entry.order.call_id for entry in entries]
+                if not await self._follow(lane, signed, call_ids, entries):
+                    raise BadTotal(f"the claim's batch {signed.batch.seq} lacks receipts of its calls")
+        if claim.is_last:
+            self._end_claim(lane, claim)
+
+    async def _adopt(self, link: ProviderLink, key: Lane) -> PayLane | None:
+        self._check_parties(link, key)
+        for known in await load_lanes(self._database, provider=key.provider):
+            if known.state.lane == key:
+                return None  # another process of this gateway owns it, and pays it
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = PayLane(key.key, LaneState(lane=key), link=link, is_claimed=True, is_claiming=True)
+            self._settlement.submit(open_lane(key, self._settings.process, now_ms=self._settlement.clock_ms()))
+        return lane
+
+    def _check_parties(self, link: ProviderLink, key: Lane) -> None:
+        if key.gateway != self._key.account or key.provider != link.provider:
+            raise BadTotal(f"the lane is between 0x{key.gateway.hex()} and 0x{key.provider.hex()}, not between us")
+
+    def _end_claim(self, lane: PayLane, claim: LaneClaim) -> None:
+        shown = claim.voucher
+        if shown is not None:
+            if shown.voucher.lane != claim.lane:
+                raise BadTotal("the claim shows a voucher of another lane")
+            require_signer(
+                self._domain.digest(shown.voucher.struct_hash()), shown.signature, self._key.account, "claimed voucher"
+            )
+            if shown.voucher.cumulative > lane.state.cumulative or shown.voucher.count > lane.state.count:
+                raise BadTotal(
+                    f"the claim shows our voucher for {shown.voucher.cumulative} nano, and proves "
+                    f"{lane.state.cumulative}"
+                )
+        lane.is_claiming = False
+        _log.info(
+            "lane_claimed", provider=lane.state.lane.provider.hex(), batches=lane.state.seq, nano=lane.state.cumulative
+        )
+
+    async def sign_due(self, *, is_last: bool = False) -> int:
+        """Sign, write and send the vouchers that are due (at the end: all); return how many."""
+        now_s = self._settlement.clock()
+        terms = self._settings
+        due = [
+            lane
+            for lane in self.lanes.values()
+            if lane.is_due(now_s, terms.voucher_count, terms.voucher_nano, 0.0 if is_last else terms.voucher_age_s)
+        ]
+        if due:
+            results = await asyncio.gather(*map(self._sign, due), return_exceptions=True)
+            for result in results:
+                if isinstance(result, SteelyardError):
+                    _log.error("voucher_not_written", code=result.code, reason=result.message)
+                elif isinstance(result, BaseException):
+                    raise result
+        return len(due)
+
+    async def _sign(self, lane: PayLane) -> None:
+        signed = sign_voucher(lane.state, self._key, self._domain)
+        await self._writer.submit_flushed(record_voucher(signed, now_ms=self._settlement.clock_ms()))
+        lane.note_signed(signed, self._settlement.clock())
+        self._metrics.vouchers += 1
+        if lane.link is not None:
+            lane.link.send_voucher(signed)
+
+    async def _follow(
+        self, lane: PayLane, signed: SignedBatch, call_ids: Sequence[bytes], entries: Sequence[LeafEntry]
+    ) -> bool:
+        """Take a batch into its lane; False if calls are unknown and came without their entries."""
+        if len(set(call_ids)) != len(call_ids):
+            raise BadTotal("a batch names a call twice")
+        found = [lane.receipts.get(call_id) for call_id in call_ids]
+        known = [receipt for receipt in found if receipt is not None]
+        strangers: list[tuple[LeafEntry, KnownReceipt]] = []
+        recovered: list[tuple[LeafEntry, KnownReceipt]] = []
+        if len(known) != len(found):
+            if not entries:
+                return False
+            strangers = self._read_entries(lane, call_ids, entries)
+            filled = dict(zip([entry.order.call_id for entry, _ in strangers], strangers, strict=True))
+            known = [
+                receipt if receipt is not None else filled[call_id][1]
+                for receipt, call_id in zip(found, call_ids, strict=True)
+            ]
+            before = lane.state
+            recovered = await self._refuse_repeats(strangers)
+            if lane.state is not before:
+                return True  # a newer link of this provider brought it meanwhile
+        receipts = [receipt.receipt_hash for receipt in known]
+        state = follow_lane(lane.state, signed, receipts, [receipt.cost_nano for receipt in known], self._domain)
+        for entry, receipt in strangers:
+            if self._settlement.settle_late(receipt.order_hash, entry.receipt, receipt.receipt_hash):
+                continue
+            if (entry, receipt) in recovered:
+                self._on_recovered(entry, receipt.order_hash, receipt.receipt_hash)
+        orders = [receipt.order_hash for receipt in known]
+        self._settlement.submit(record_batch(state, signed, receipts, orders, now_ms=self._settlement.clock_ms()))
+        lane.advance(state, tuple(call_ids), self._settlement.clock())
+        self._metrics.batches += 1
+        return True
+
+    def _read_entries(
+        self, lane: PayLane, call_ids: Sequence[bytes], entries: Sequence[LeafEntry]
+    ) -> list[tuple[LeafEntry, KnownReceipt]]:
+        """The entries of calls that we don't remember, each proven to be our own order by its tag."""
+        if len(entries) != len(call_ids):
+            raise BadTotal(f"a batch of {len(call_ids)} calls came with {len(entries)} entries")
+        strangers = []
+        for call_id, entry in zip(call_ids, entries, strict=True):
+            if call_id in lane.receipts:
+                continue
+            order_hash, receipt_hash = check_entry(self.tag_secret, self._key.account, lane.state.lane.provider, entry)
+            if entry.order.call_id != call_id or entry.order.lane != lane.state.lane:
+                raise BadTotal(f"the entry of call {call_id.hex()} is for another call or lane")
+            strangers.append((entry, KnownReceipt(order_hash, receipt_hash, entry.receipt.cost)))
+        return strangers
+
+    async def _refuse_repeats(
+        self, strangers: Sequence[tuple[LeafEntry, KnownReceipt]]
+    ) -> list[tuple[LeafEntry, KnownReceipt]]:
+        """Refuse orders that are in a batch already or ended otherwise; return those that nobody accounted for."""
+        await self._writer.flush()
+        rows = await known_orders(self._database, [receipt.order_hash for _, receipt in strangers])
+        for _, receipt in strangers:
+            row = rows.get(receipt.order_hash)
+            if row is None:
+                continue
+            if row.batch_seq is not None:
+                raise BadTotal(f"order 0x{receipt.order_hash.hex()} is in batch {row.batch_seq} already")
+            if row.receipt_hash not in (None, receipt.receipt_hash) or row.status.startswith(FAILED):
+                raise BadTotal(f"order 0x{receipt.order_hash.hex()} ended otherwise: {row.status}")
+        return [
+            (entry, receipt)
+            for entry, receipt in strangers
+            if (row := rows.get(receipt.order_hash)) is None or row.receipt_hash is None
+        ]
+
+    def _own_lane(self, provider: bytes, service_id: bytes) -> PayLane | None:
+        for key, lane in self.lanes.items():
+            if key.provider == provider and key.service_id == service_id and not lane.is_claimed:
+                return lane
+        return None

@@ -1,0 +1,110 @@
+"""After a crash: whose calls were they that come back, and what did the last run really spend?
+
+1. A call that comes back by its order's tag is charged to the key that made it: its id hides the key (call_marks.py).
+2. A crashed run's slices count as spent until every order of that run is past its deadline; calls that came back
+   meanwhile are counted in. What comes back later is charged all the same, whatever the limit.
+
+Law: docs/spec/money.md, sections 2 and 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import structlog
+
+from steelyard.errors import NotFound, SteelyardError
+from steelyard.gateway.call_marks import key_mark, read_mark
+from steelyard.gateway.settlement import Settlement
+from steelyard.link.port import LeafEntry
+from steelyard.protocol.messages import Order
+from steelyard.storage.budgets import Slice, charge, reconcile
+from steelyard.storage.calls import spent_in_run
+from steelyard.storage.database import Database
+from steelyard.storage.keys import list_keys
+from steelyard.storage.writer import GroupWriter
+
+_log = structlog.get_logger("steelyard.gateway")
+
+
+class Recovery:
+    """What this run inherited from those that crashed.
+
+    Args:
+        crashed: their slices, from `budgets.recover`. escrow_id: the escrow's budget. secret: 32 bytes, for call marks.
+        wait_ms: how long after the start an order of theirs may still end.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writer: GroupWriter,
+        settlement: Settlement,
+        crashed: Iterable[Slice],
+        *,
+        escrow_id: str,
+        secret: bytes,
+        wait_ms: int,
+    ) -> None:
+        self.secret = secret
+        self._database = database
+        self._writer = writer
+        self._settlement = settlement
+        self._escrow_id = escrow_id
+        self._crashed = sorted(crashed, key=lambda slice_: slice_.opened_ms)
+        self._due_ms = settlement.clock_ms() + wait_ms
+        self._keys: dict[int, str] = {}
+        self._charges: list[tuple[str, int]] = []
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a crashed run's slices are still held back."""
+        return bool(self._crashed)
+
+    async def load_keys(self) -> None:
+        """Learn the marks of all keys; called at the start."""
+        self._keys = {key_mark(key.key_id): key.key_id for key in await list_keys(self._database)}
+
+    def take(self, entry: LeafEntry, order_hash: bytes, receipt_hash: bytes) -> None:
+        """Account for a call that came back by its tag: a row, and the charge to its key and the escrow."""
+        key_id = self._keys.get(read_mark(self.secret, entry.order.call_id))
+        run_id = self._run_of(entry.order)
+        receipt = entry.receipt
+        self._settlement.add_recovered(entry.order, order_hash, receipt, receipt_hash, key_id, run_id)
+        held = {slice_.budget_id for slice_ in self._crashed if slice_.run_id == run_id}
+        for budget_id in (self._escrow_id, key_id):
+            if budget_id is not None and budget_id not in held:
+                self._charges.append((budget_id, receipt.cost))
+        _log.info("call_recovered", call=entry.order.call_id.hex(), cost_nano=receipt.cost, key=key_id)
+
+    async def run_due(self) -> None:
+        """Write the charges that gathered; reconcile the crashed slices once their orders are past their deadline."""
+        while self._charges:
+            budget_id, nano = self._charges[0]
+            try:
+                await charge(self._database, budget_id, spent_nano=nano)
+            except NotFound:
+                _log.error("charge_without_budget", budget=budget_id, nano=nano)
+            self._charges.pop(0)
+        if self._crashed and self._settlement.clock_ms() >= self._due_ms:
+            await self._writer.flush()
+            while self._crashed:
+                await self._reconcile(self._crashed[0])
+                self._crashed.pop(0)
+
+    async def _reconcile(self, crashed: Slice) -> None:
+        key_id = None if crashed.budget_id == self._escrow_id else crashed.budget_id
+        spent = await spent_in_run(self._database, crashed.run_id, key_id=key_id)
+        actual = min(max(spent, crashed.spent_nano), crashed.amount_nano)
+        try:
+            await reconcile(self._database, crashed, actual_nano=actual)
+        except SteelyardError as error:
+            _log.error("slice_not_reconciled", budget=crashed.budget_id, reason=error.message)
+            return
+        if spent > actual:
+            await charge(self._database, crashed.budget_id, spent_nano=spent - actual)
+        _log.info("slice_reconciled", budget=crashed.budget_id, held_nano=crashed.amount_nano, spent_nano=actual)
+
+    def _run_of(self, order: Order) -> bytes | None:
+        runs = [slice_ for slice_ in self._crashed if slice_.opened_ms <= order.deadline_ms]
+        return runs[-1].run_id if runs else None

@@ -1,0 +1,78 @@
+"""What one gateway process is told: where it listens, what it allows, when it pays.
+
+Law: docs/spec/gateway.md, section 8.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from steelyard.errors import ConfigError
+
+_PROCESS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """One gateway process's settings; durations in seconds, sizes in bytes, amounts in nano.
+
+    Attributes:
+        process: stable name of this process; its lanes and leased budgets are found again under it.
+        host, port: where HTTP is served; port 0 takes a free one. link_host, link_port: where nodes dial.
+        public_url: what `/v1/network` names as base URL; empty: from host and port. link_url: what nodes dial.
+        max_body_bytes: the largest request body. max_calls: calls at once; more are refused with 503.
+        deadline_s: how long a provider may work on one call. max_attempts: providers tried before the first byte.
+        grace_s: how long after its deadline a lost call's receipt is still awaited before its reservation is freed.
+        voucher_count, voucher_nano, voucher_age_s: a voucher is signed at so many calls, so much value, or so old.
+        reserve_nano: what the gateway keeps back of its escrow deposit.
+        watch_s: how often the chain is looked at. key_check_s: how often changed keys are looked for (at most 1).
+        idempotency_s, max_replay_bytes: how long, and up to which size, an answer is kept for its Idempotency-Key.
+        admin_key_ids: keys that may read every call.
+        drain_s: how long a stop waits for calls in flight.
+        serves_cors: whether browsers on other origins may call.
+    """
+
+    process: str = "gateway"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    link_host: str = "127.0.0.1"
+    link_port: int = 8090
+    public_url: str = ""
+    link_url: str = ""
+    max_body_bytes: int = 2 << 20
+    max_calls: int = 4096
+    deadline_s: float = 300.0
+    grace_s: float = 30.0
+    max_attempts: int = 3
+    voucher_count: int = 64
+    voucher_nano: int = 10_000_000
+    voucher_age_s: float = 1.0
+    reserve_nano: int = 0
+    watch_s: float = 2.0
+    key_check_s: float = 0.5
+    idempotency_s: float = 86_400.0
+    max_replay_bytes: int = 1 << 20
+    admin_key_ids: frozenset[str] = frozenset()
+    drain_s: float = 10.0
+    serves_cors: bool = True
+
+    def __post_init__(self) -> None:
+        if not _PROCESS.fullmatch(self.process):
+            raise ConfigError(f"gateway process name {self.process!r}: use 1 to 64 of a-z 0-9 . _ -")
+        for port in (self.port, self.link_port):
+            if not 0 <= port <= 65_535:
+                raise ConfigError(f"gateway port {port}: it is 0 to 65535")
+        for name in (
+            "max_body_bytes",
+            "max_calls",
+            "deadline_s",
+            "max_attempts",
+            "voucher_count",
+            "watch_s",
+            "drain_s",
+        ):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"gateway {name} is {getattr(self, name)}: it must be above zero")
+        if not 0 < self.key_check_s <= 1:
+            raise ConfigError(f"gateway key_check_s is {self.key_check_s}: a revoked key must be refused within 1 s")

@@ -1,0 +1,212 @@
+"""What an attempt's end does to the money: budgets settled, the lane told, the call's row queued.
+
+1. A receipt settles at its cost, on the key's budget and on the escrow's, whatever route or stream it came by.
+2. An order whose link was lost stays reserved at its highest cost until its receipt comes with a batch, or its deadline
+   and a grace have passed. The key is charged for it only if something of it was shown to the client.
+3. A call's row is queued before the answer's last byte leaves; a row that finds the writer's queue full waits here.
+
+Law: docs/spec/money.md, sections 2 and 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from steelyard.errors import Unavailable
+from steelyard.gateway.metrics import Metrics
+from steelyard.link.port import Failure
+from steelyard.protocol.messages import FinishReason, Order, Receipt
+from steelyard.storage.calls import CallRow, insert_call
+from steelyard.storage.operations import Operation
+
+if TYPE_CHECKING:
+    from steelyard.gateway.attempt import Attempt
+    from steelyard.storage.meters import BudgetMeters
+    from steelyard.storage.writer import GroupWriter
+
+encode_row = msgspec.msgpack.Encoder().encode
+
+DONE, CUT, FAILED, LOST = "done", "cut", "failed", "lost"
+PRIVATE_SUFFIX = ":private"
+
+
+class Settlement:
+    """The one place where reservations end.
+
+    Args:
+        writer: for rows. meters, escrow_id: the budgets, and which is that of the gateway's deposit.
+        run_id: 16 bytes, this life of the process.
+        clock: monotonic seconds. clock_ms: Unix milliseconds. grace_s: how long after its deadline a lost order waits.
+    """
+
+    def __init__(
+        self,
+        writer: GroupWriter,
+        meters: BudgetMeters,
+        escrow_id: str,
+        metrics: Metrics,
+        run_id: bytes,
+        *,
+        clock: Callable[[], float],
+        clock_ms: Callable[[], int],
+        grace_s: float,
+    ) -> None:
+        self.clock = clock
+        self.clock_ms = clock_ms
+        self.loop = asyncio.get_running_loop()
+        self.in_flight = 0
+        self.lost: dict[bytes, Attempt] = {}
+        self._writer = writer
+        self._meters = meters
+        self._escrow_id = escrow_id
+        self._metrics = metrics
+        self._run_id = run_id
+        self._grace_ms = int(grace_s * 1000)
+        self._overflow: deque[Operation] = deque()
+
+    def open(self, attempt: Attempt) -> None:
+        """Count an attempt whose reservations stand and whose order leaves now."""
+        self.in_flight += 1
+
+    def settle(self, attempt: Attempt, receipt: Receipt) -> None:
+        """End an attempt by its receipt, already checked."""
+        self.in_flight -= 1
+        order, seller = attempt.request.order, attempt.seller
+        cost = receipt.cost
+        # An engine's own failure before anything was shown is the gateway's cost: the call is tried again elsewhere.
+        is_charged = receipt.finish_reason != FinishReason.ERROR or attempt.is_shown
+        attempt.meter.settle(order.max_cost, cost if is_charged else 0)
+        self._meters.meter(self._escrow_id).settle(order.max_cost, cost)
+        is_cut = receipt.finish_reason >= FinishReason.CANCELLED
+        seller.lane.add_receipt(order.call_id, attempt.order_hash, attempt.receipt_hash, cost)
+        now_s = self.clock()
+        units = receipt.units_out or receipt.units_in
+        if receipt.finish_reason == FinishReason.ERROR:
+            seller.record.add_failure("engine_error", now_s)
+        else:
+            first_s = attempt.first_s
+            seller.record.add_success(
+                now_s - attempt.started_s, units, None if first_s is None else first_s - attempt.started_s
+            )
+        self._add_row(attempt, CUT if is_cut else DONE, receipt, is_charged=is_charged)
+        metrics, service = self._metrics, seller.name
+        metrics.calls[service, seller.provider_hex, CUT if is_cut else DONE] += 1
+        metrics.units[service, "in"] += receipt.units_in
+        metrics.units[service, "out"] += receipt.units_out
+        metrics.cost_nano[service] += cost
+
+    def fail(self, attempt: Attempt, failure: Failure) -> None:
+        """End an attempt without a receipt, or hold its money while one may still come."""
+        self.in_flight -= 1
+        order, seller = attempt.request.order, attempt.seller
+        code = "cancelled" if attempt.is_cancelled and failure.code == "cancelled" else failure.code
+        seller.record.add_failure(code, self.clock(), failure.retry_after_s)
+        self._metrics.calls[seller.name, seller.provider_hex, code] += 1
+        if attempt.is_lost:
+            self.lost[attempt.order_hash] = attempt
+            if not attempt.is_shown:
+                attempt.meter.release(order.max_cost)
+            return
+        attempt.meter.release(order.max_cost)
+        self._meters.meter(self._escrow_id).release(order.max_cost)
+        self._add_row(attempt, FAILED, None)
+
+    def settle_late(self, order_hash: bytes, receipt: Receipt, receipt_hash: bytes) -> bool:
+        """Settle a lost order whose receipt came with a batch (checked); False if it isn't waited for."""
+        attempt = self.lost.pop(order_hash, None)
+        if attempt is None:
+            return False
+        order = attempt.request.order
+        if attempt.is_shown:
+            attempt.meter.settle(order.max_cost, receipt.cost)
+        self._meters.meter(self._escrow_id).settle(order.max_cost, receipt.cost)
+        attempt.receipt_hash = receipt_hash
+        self._add_row(attempt, CUT, receipt, is_charged=attempt.is_shown)
+        self._metrics.calls[attempt.seller.name, attempt.seller.provider_hex, "late_receipt"] += 1
+        self._metrics.cost_nano[attempt.seller.name] += receipt.cost
+        return True
+
+    def expire(self) -> None:
+        """Free what lost orders reserved, once they are past their deadline; write rows that had to wait."""
+        limit_ms = self.clock_ms() - self._grace_ms
+        for order_hash, attempt in list(self.lost.items()):
+            order = attempt.request.order
+            if order.deadline_ms < limit_ms:
+                del self.lost[order_hash]
+                if attempt.is_shown:
+                    attempt.meter.release(order.max_cost)
+                self._meters.meter(self._escrow_id).release(order.max_cost)
+                self._add_row(attempt, LOST, None)
+        while self._overflow:
+            operation = self._overflow.popleft()
+            try:
+                self._writer.submit(operation)
+            except Unavailable:
+                self._overflow.appendleft(operation)
+                return
+
+    def add_recovered(
+        self,
+        order: Order,
+        order_hash: bytes,
+        receipt: Receipt,
+        receipt_hash: bytes,
+        key_id: str | None,
+        run: bytes | None,
+    ) -> None:
+        """Queue the row of a call that this process does not remember, known again by its tag."""
+        status = CUT if receipt.finish_reason >= FinishReason.CANCELLED else DONE
+        self.submit(
+            insert_call(
+                CallRow(
+                    order_hash,
+                    order.call_id,
+                    key_id,
+                    run,
+                    order.provider,
+                    order.service_id,
+                    order.lane.key,
+                    encode_row(order),
+                    None,
+                    status,
+                    receipt_hash,
+                    encode_row(receipt),
+                    receipt.cost,
+                    receipt.started_ms,
+                    receipt.finished_ms,
+                )
+            )
+        )
+
+    def submit(self, operation: Operation) -> None:
+        """Queue a write; one that finds the queue full waits here for the next `expire`."""
+        try:
+            self._writer.submit(operation)
+        except Unavailable:
+            self._overflow.append(operation)
+
+    def _add_row(self, attempt: Attempt, status: str, receipt: Receipt | None, *, is_charged: bool = True) -> None:
+        order = attempt.request.order
+        row = CallRow(
+            attempt.order_hash,
+            order.call_id,
+            attempt.key_id if is_charged else None,
+            self._run_id,
+            order.provider,
+            order.service_id,
+            attempt.seller.lane.key,
+            encode_row(order),
+            attempt.request.salt,
+            status + PRIVATE_SUFFIX if attempt.is_private else status,
+            None if receipt is None else attempt.receipt_hash,
+            None if receipt is None else encode_row(receipt),
+            0 if receipt is None else receipt.cost,
+            attempt.started_ms,
+            self.clock_ms(),
+        )
+        self.submit(insert_call(row))

@@ -1,0 +1,319 @@
+"""The hot routes: a request for work, from its bytes to its answer's.
+
+1. Refusals come in this order: key, rate, size, JSON, model, the kind's own checks, budget, escrow, providers.
+2. Before the first byte is sent, a provider that fails is replaced; after it, the stream ends in an in-band error.
+3. A client that hangs up stops the provider; what was sent by then is settled and paid.
+4. No prompt, answer or key is logged.
+
+Law: docs/spec/gateway.md, sections 1 and 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from steelyard.errors import BadRequest, NotFound, SteelyardError, TooLarge, Unavailable
+from steelyard.gateway.access import Access, Account
+from steelyard.gateway.answers import APIS
+from steelyard.gateway.attempt import Attempt
+from steelyard.gateway.catalogue import Catalogue, Listing
+from steelyard.gateway.dispatch import Dispatcher, Job
+from steelyard.gateway.hangups import HangupWatch, Patient
+from steelyard.gateway.metrics import Metrics
+from steelyard.gateway.replays import Recording, Replays
+from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive, Reply, Send, send_reply
+from steelyard.gateway.settings import GatewaySettings
+from steelyard.link.port import Failure
+from steelyard.protocol.messages import FinishReason
+
+_CUT_FROM = int(FinishReason.CANCELLED)
+
+
+class _Head(msgspec.Struct):
+    """All that has to be known of a body before its kind is: whom it is for."""
+
+    model: str
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+class ClientGone(Exception):
+    """The client hung up; there is nobody to answer."""
+
+
+class Work:
+    """Answers the hot routes of one gateway.
+
+    Args:
+        why_full: why no call is taken now, or an empty string. clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        access: Access,
+        catalogue: Catalogue,
+        dispatcher: Dispatcher,
+        replays: Replays,
+        hangups: HangupWatch,
+        metrics: Metrics,
+        *,
+        why_full: Callable[[], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._access = access
+        self._catalogue = catalogue
+        self._dispatcher = dispatcher
+        self._replays = replays
+        self._hangups = hangups
+        self._metrics = metrics
+        self._why_full = why_full
+        self._clock = clock
+
+    async def answer(
+        self, api: str, headers: dict[bytes, bytes], receive: Receive, send: Send, extra: tuple[Header, ...]
+    ) -> int:
+        """Answer one request and return the status; raises a Refusal before anything was sent.
+
+        Args:
+            api: e.g. ``chat.completions``. headers: of the request, lower-case. extra: headers for the reply.
+        """
+        authorization = headers.get(b"authorization")
+        account = self._access.recall(authorization) or await self._access.admit(authorization)
+        self._access.take_turn(account)
+        body = await read_body(receive, headers, self._settings.max_body_bytes)
+        started_s = self._clock()
+        if full := self._why_full():
+            raise Unavailable(full, code="overloaded", retry_after_s=1.0)
+        idem_key = headers.get(b"idempotency-key")
+        if idem_key is not None:
+            recording = await self._replays.begin(account.key_id, idem_key, api, body)
+            if isinstance(recording, Reply):
+                await send_reply(send, recording, (*extra, (b"x-steelyard-replayed", b"true")))
+                return recording.status
+            try:
+                status = await self._serve(api, account, headers, body, receive, send, extra, started_s, recording)
+            finally:
+                await recording.close()
+            return status
+        return await self._serve(api, account, headers, body, receive, send, extra, started_s, None)
+
+    async def _serve(
+        self,
+        api: str,
+        account: Account,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        receive: Receive,
+        send: Send,
+        extra: tuple[Header, ...],
+        started_s: float,
+        recording: Recording | None,
+    ) -> int:
+        listing = await self._find_listing(body)
+        request = listing.service.parse(api, body)
+        if request.api not in APIS:
+            raise BadRequest(f"{listing.name!r} does not answer {api}", param="model")
+        job = Job(
+            account,
+            listing,
+            request,
+            body,
+            listing.service.quote(request),
+            headers.get(b"x-steelyard-private", b"").lower() in (b"true", b"1"),
+            started_s,
+        )
+        self._dispatcher.name_call(job)
+        patient = self._hangups.add(receive)
+        try:
+            if request.stream:
+                return await self._stream(job, patient, send, extra, recording)
+            return await self._whole(job, patient, send, extra, recording)
+        except ClientGone:
+            return 499
+        finally:
+            self._hangups.remove(patient)
+            self._metrics.answered.observe(self._clock() - started_s)
+
+    async def _find_listing(self, body: bytes) -> Listing:
+        try:
+            name = _decode_head(body).model
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise _bad_body(body, error) from error
+        listing = self._catalogue.listings.get(name)
+        if listing is not None:
+            return listing
+        if await self._catalogue.is_registered(name):
+            raise Unavailable(
+                f"no provider of {name[:80]!r} is linked to this gateway now: try again in a few seconds",
+                retry_after_s=5.0,
+            )
+        near = ", ".join(self._catalogue.nearest_names(name)) or "none is on sale now"
+        raise NotFound(
+            f"there is no model {name[:80]!r}; the nearest: {near}. GET /v1/models lists all",
+            code="model_not_found",
+            param="model",
+        )
+
+    async def _first(self, job: Job, patient: Patient) -> Attempt:
+        """The first attempt that has something to show or is done; failed ones are replaced."""
+        while True:
+            attempt = await self._dispatcher.place(job)
+            patient.on_gone = attempt.cancel
+            if patient.is_gone:
+                attempt.cancel()
+                raise ClientGone
+            while not attempt.is_over and not (attempt.is_stream and attempt.out):
+                await self._wait(attempt)
+            if attempt.is_stream and attempt.out:
+                return attempt
+            failure = attempt.failure or attempt.shortfall
+            if failure is None:
+                return attempt
+            refusal = self._dispatcher.refuse_failure(job, attempt.seller, failure)
+            if refusal is not None:
+                raise refusal
+            if len(job.failures) >= self._settings.max_attempts:
+                told = "; ".join(f"0x{provider.hex()}: {why}" for provider, why in job.failures)
+                raise Unavailable(
+                    f"{len(job.failures)} providers of {job.listing.name!r} failed ({told}): try again in a while",
+                    code="providers_failed",
+                    retry_after_s=2.0,
+                )
+            self._metrics.retries[failure.code] += 1
+
+    async def _wait(self, attempt: Attempt) -> None:
+        try:
+            await attempt.wait()
+        except asyncio.CancelledError:
+            attempt.cancel()
+            raise
+        if attempt.is_cancelled:
+            raise ClientGone
+
+    async def _whole(
+        self, job: Job, patient: Patient, send: Send, extra: tuple[Header, ...], recording: Recording | None
+    ) -> int:
+        attempt = await self._first(job, patient)
+        receipt = attempt.receipt
+        if receipt is None:
+            raise cut_error(attempt)
+        body = attempt.out[0]
+        headers = [
+            JSON_HEADER,
+            *attempt.seller.headers,
+            (b"x-steelyard-call", b"call_" + job.call_hex),
+            (b"x-steelyard-receipt", b"0x" + attempt.receipt_hash.hex().encode()),
+            (b"x-steelyard-cost-nano", b"%d" % receipt.cost),
+        ]
+        if recording is not None:
+            await recording.keep(Reply(200, body, tuple(headers)))
+        headers += extra
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        return 200
+
+    async def _stream(
+        self, job: Job, patient: Patient, send: Send, extra: tuple[Header, ...], recording: Recording | None
+    ) -> int:
+        attempt = await self._first(job, patient)
+        attempt.is_shown = True
+        self._metrics.first_piece.observe((attempt.first_s or self._clock()) - job.started_s)
+        headers = [*SSE_HEADERS, *attempt.seller.headers, (b"x-steelyard-call", b"call_" + job.call_hex)]
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, *extra]})
+        sent: list[bytes] = []
+        while True:
+            out, attempt.out = attempt.out, []
+            pieces, attempt.pieces = attempt.pieces, 0
+            is_last = attempt.is_over
+            if is_last:
+                out.append(self._last_events(attempt))
+            data = b"".join(out)
+            if recording is not None:
+                sent.append(data)
+                if is_last and attempt.receipt is not None and attempt.receipt.finish_reason < _CUT_FROM:
+                    await recording.keep(Reply(200, b"".join(sent), tuple(headers)))
+            if data or is_last:
+                await send({"type": "http.response.body", "body": data, "more_body": not is_last})
+            if is_last:
+                return 200
+            if pieces:
+                attempt.seller.link.grant_pieces(job.call_id, pieces)
+            if attempt.is_cancelled:
+                raise ClientGone
+            if not attempt.out and not attempt.is_over:
+                await self._wait(attempt)
+
+    def _last_events(self, attempt: Attempt) -> bytes:
+        receipt = attempt.receipt
+        if receipt is not None and receipt.finish_reason < _CUT_FROM:
+            return attempt.shape.end(receipt, attempt.stamp)
+        error = cut_error(attempt)
+        self._metrics.errors[error.code] += 1
+        return attempt.shape.cut(error)
+
+
+def cut_error(attempt: Attempt) -> SteelyardError:
+    """Return what a client is told of an answer that did not come to its end."""
+    failure = attempt.failure or attempt.shortfall or Failure("engine_error", "its answer ended early")
+    return Unavailable(
+        f"provider {attempt.seller.provider_hex} was lost before the end of the answer ({failure.code}: "
+        f"{failure.message[:200]}): what came before is not the whole answer, send the request again",
+        code="provider_lost",
+        retry_after_s=1.0,
+    )
+
+
+async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+    """Return a request's whole body.
+
+    Raises:
+        TooLarge: above the limit, by its Content-Length or by what came. ClientGone: it ended early.
+    """
+    declared = headers.get(b"content-length")
+    if declared is not None and (not declared.isdigit() or int(declared) > limit):
+        raise _too_large(declared.decode("latin-1"), limit)
+    message = await receive()
+    if message["type"] != "http.request":
+        raise ClientGone
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        if len(body) > limit:
+            raise _too_large(str(len(body)), limit)
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body"):
+        if size > limit:
+            raise _too_large(f"over {size}", limit)
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+    if size > limit:
+        raise _too_large(str(size), limit)
+    return b"".join(parts)
+
+
+def _too_large(size: str, limit: int) -> TooLarge:
+    return TooLarge(f"the body has {size[:20]} bytes, this gateway takes {limit}: send less at once")
+
+
+def _bad_body(body: bytes, error: Exception) -> BadRequest:
+    if not body:
+        return BadRequest("the body is empty: send a JSON object with a `model`", code="invalid_json")
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return BadRequest(f"the body is not JSON: {error}", code="invalid_json")
+    if not isinstance(value, dict):
+        return BadRequest(f"the body is a JSON {type(value).__name__}: send an object", code="invalid_json")
+    if "model" not in value:
+        return BadRequest("`model` is missing: name one of GET /v1/models", param="model")
+    return BadRequest(f"`model` is {str(value['model'])[:80]!r}: it must be a string", param="model")
