@@ -1,0 +1,165 @@
+"""One lane as its provider keeps it: receipts that wait for a batch, what was signed, promised and paid.
+
+1. A batch and its receipts are on disk before the batch is sent; one batch of a lane is written at a time, so there are
+   never two with one number.
+2. A voucher is on disk before it counts.
+
+Law: docs/spec/money.md, section 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from steelyard.link.port import GatewayLink, LeafEntry
+from steelyard.node.settings import NodeSettings
+from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher, accept_voucher, extend_lane
+from steelyard.protocol.messages import Order, Receipt
+from steelyard.protocol.signing import Domain, SigningKey
+from steelyard.storage.node_ledger import ReceiptRow, open_lane, record_batch, record_voucher
+from steelyard.storage.writer import GroupWriter
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A receipt that waits for its batch."""
+
+    order: Order
+    order_hash: bytes
+    tag: bytes
+    receipt: Receipt
+    receipt_hash: bytes
+
+    @property
+    def entry(self) -> LeafEntry:
+        """The leaf as a gateway without memory needs it."""
+        return LeafEntry(self.order, self.tag, self.receipt)
+
+    @property
+    def row(self) -> ReceiptRow:
+        """The leaf as the database keeps it."""
+        order, receipt = _encode(self.order), _encode(self.receipt)
+        return ReceiptRow(
+            self.order_hash, self.receipt.part, self.receipt_hash, order, self.tag, receipt, self.receipt.cost
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTools:
+    """What every lane of a node shares."""
+
+    key: SigningKey
+    domain: Domain
+    writer: GroupWriter
+    settings: NodeSettings
+    on_crash: Callable[[BaseException], None]
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+
+class LaneAccount:
+    """A lane's life on the node; `link` is where its gateway process was last heard.
+
+    Args:
+        tools: shared by all lanes. state: as far as it is on disk. voucher: the best one held. heads: head →
+            (cumulative, count) of the batches after that voucher. is_new: not in the database yet.
+    """
+
+    def __init__(
+        self,
+        tools: LaneTools,
+        state: LaneState,
+        *,
+        voucher: SignedVoucher | None = None,
+        heads: dict[bytes, tuple[int, int]] | None = None,
+        is_new: bool = False,
+    ) -> None:
+        self.state = state
+        self.voucher = voucher
+        self.voucher_since_ms = 0
+        self.link: GatewayLink | None = None
+        self._tools = tools
+        self._heads = heads or {}
+        self._is_new = is_new
+        self._pending: list[Leaf] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def promised(self) -> int:
+        """What vouchers promise for the lane, in nano."""
+        return self.voucher.voucher.cumulative if self.voucher else 0
+
+    def add(self, leaf: Leaf) -> None:
+        """Take a receipt; it is signed in a batch within the delay."""
+        self._pending.append(leaf)
+        if len(self._pending) >= self._tools.settings.batch_calls:
+            self._start_writing()
+        elif self._timer is None and self._writing is None:
+            delay = self._tools.settings.batch_delay_s
+            self._timer = asyncio.get_running_loop().call_later(delay, self._start_writing)
+
+    async def flush(self) -> None:
+        """Sign and write all that waits."""
+        while self._pending or self._writing:
+            self._start_writing()
+            if self._writing is not None:
+                await asyncio.shield(self._writing)
+
+    async def take_voucher(self, signed: SignedVoucher) -> bool:
+        """Check and keep a voucher; False for one that is held already.
+
+        Raises:
+            PeerError: it breaks the lane's rules (protocol.lanes.accept_voucher).
+        """
+        if self.voucher is not None and signed == self.voucher:
+            return False
+        last = self.voucher.voucher if self.voucher else None
+        voucher = accept_voucher(last, signed, self.state.lane, self._heads, self._tools.domain)
+        now_ms = self._tools.now_ms()
+        await self._tools.writer.submit_flushed(record_voucher(signed, now_ms=now_ms))
+        if self.voucher is None or voucher.count > self.voucher.voucher.count:
+            self.voucher = signed
+            self.voucher_since_ms = self.voucher_since_ms or now_ms
+            self._heads = {head: total for head, total in self._heads.items() if total[1] >= voucher.count}
+        return True
+
+    def _start_writing(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._writing is None and self._pending:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while self._pending:
+                count = self._tools.settings.batch_calls
+                leaves, self._pending = self._pending[:count], self._pending[count:]
+                signed = await self._write_batch(leaves)
+                if self.link is not None:
+                    self.link.send_batch(signed, [leaf.order.call_id for leaf in leaves])
+        except Exception as error:  # the ledger can't be written: nothing may be sent any more, so the process stops
+            self._tools.on_crash(error)
+            raise
+        finally:
+            self._writing = None
+
+    async def _write_batch(self, leaves: Sequence[Leaf]) -> SignedBatch:
+        now_ms = self._tools.now_ms()
+        ids, costs = [leaf.receipt_hash for leaf in leaves], [leaf.receipt.cost for leaf in leaves]
+        after, signed = extend_lane(self.state, ids, costs, self._tools.key, self._tools.domain)
+        if self._is_new:
+            await self._tools.writer.submit_flushed(open_lane(self.state.lane, now_ms=now_ms))
+            self._is_new = False
+        rows = [leaf.row for leaf in leaves]
+        await self._tools.writer.submit_flushed(record_batch(after, signed, rows, now_ms=now_ms))
+        self.state = after
+        self._heads[after.head] = (after.cumulative, after.count)
+        return signed

@@ -1,0 +1,87 @@
+"""Which orders a provider takes: decided from the order, the offer and the body alone.
+
+Pure. Law: docs/spec/node.md, section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steelyard.errors import BadRequest
+from steelyard.link.port import CallRequest, Failure, SignedOffer
+from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.messages import content_hash
+from steelyard.protocol.pricing import call_cost
+from steelyard.services.port import Quote, Request, Service
+
+CLOCK_SKEW_MS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class NodeService:
+    """A service on sale here: the plug-in's instance, the APIs that it answers, and the terms."""
+
+    service: Service
+    apis: frozenset[str]
+    signed_offer: SignedOffer
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An order that is fit to run."""
+
+    order_hash: bytes
+    request: Request
+    quote: Quote
+
+
+def check_order(
+    call: CallRequest,
+    *,
+    gateway: bytes,
+    provider: bytes,
+    offered: NodeService | None,
+    now_ms: int,
+    max_deadline_ms: int,
+) -> Taken | Failure:
+    """Return what is needed to run an order, or why it isn't taken.
+
+    Args:
+        call: untrusted. gateway: the account that the link proved. provider: ours. offered: ours for its service id.
+        now_ms, max_deadline_ms: Unix milliseconds.
+    """
+    order = call.order
+    if order.gateway != gateway or order.provider != provider:
+        return _bad("the order names another gateway or provider than this link's")
+    if offered is None:
+        return Failure("not_served", "this provider doesn't offer that service")
+    offer = offered.signed_offer.offer
+    if order.price_in < offer.price_in or order.price_out < offer.price_out:
+        return _bad(
+            f"the order pays {order.price_in}/{order.price_out} nano per million units, the offer is "
+            f"{offer.price_in}/{offer.price_out}"
+        )
+    if order.grade != offer.grade:
+        return _bad(f"the order pins grade {order.grade}, the offer's is {offer.grade}")
+    if order.deadline_ms + CLOCK_SKEW_MS < now_ms:
+        return Failure("deadline", "the order's deadline has passed")
+    if order.deadline_ms > max_deadline_ms + CLOCK_SKEW_MS:
+        return _bad(f"the order's deadline is {(order.deadline_ms - now_ms) // 1000} s away, which is too far")
+    if content_hash(call.salt, call.body) != order.request_hash:
+        return _bad("the body doesn't give the order's request hash")
+    if order.prefix_hash != ZERO32 or call.prefix:
+        return _bad("this provider can't continue from a prefix")
+    if call.api not in offered.apis:
+        return Failure("not_served", f"this service doesn't answer {call.api}")
+    try:
+        request = offered.service.parse(call.api, call.body)
+        quote = offered.service.quote(request)
+    except BadRequest as error:
+        return Failure("invalid_request", error.message[:1024], is_retryable=False)
+    if call_cost(quote.max_units_in, quote.max_units_out, order.price_in, order.price_out) > order.max_cost:
+        return _bad(f"the order's highest cost of {order.max_cost} nano doesn't cover the quote")
+    return Taken(order.struct_hash(), request, quote)
+
+
+def _bad(message: str) -> Failure:
+    return Failure("bad_order", message)

@@ -1,0 +1,169 @@
+"""Runs one order: from chunks to pieces, and to the receipt or the failure that ends it.
+
+1. A stream's pieces leave as they come; any other answer leaves as one piece with its receipt.
+2. An answer that was cut (the caller hung up, the deadline passed, the engine failed) is billed for what was sent.
+3. No more units than the quote are ever billed: a kind that yields more is stopped.
+
+Law: docs/spec/node.md, section 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import structlog
+
+from steelyard.errors import BadRequest, Fault, SteelyardError
+from steelyard.link.port import CallRequest, Failure, GatewayLink, Piece
+from steelyard.node.orders import NodeService, Taken
+from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.messages import FinishReason, Receipt, content_hash
+from steelyard.protocol.pricing import call_cost
+from steelyard.services.details import join_details
+from steelyard.services.port import Chunk, Context
+
+_log = structlog.get_logger("steelyard.node")
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What was made so far; `sent` is what the gateway has or will have."""
+
+    contents: list[bytes] = field(default_factory=list)
+    details: list[bytes] = field(default_factory=list)
+    units_in: int = 0
+    units_out: int = 0
+    finish: FinishReason | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        if chunk.content:
+            self.contents.append(chunk.content)
+        if chunk.detail:
+            self.details.append(chunk.detail)
+        self.units_in += chunk.units_in
+        self.units_out += chunk.units_out
+        if chunk.finish is not None:
+            self.finish = chunk.finish
+
+
+class Run:
+    """One order at work; `start` makes its task, `cancel` ends it early.
+
+    Args:
+        link, call: where it came from. offered, taken: what `check_order` found. is_stream: pieces as they come.
+        on_end: called once with the receipt, or None if nothing is billed. now_ms: Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        link: GatewayLink,
+        call: CallRequest,
+        offered: NodeService,
+        taken: Taken,
+        *,
+        is_stream: bool,
+        on_end: Callable[[Run, Receipt | None], None],
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.link = link
+        self.call = call
+        self.taken = taken
+        self._offered = offered
+        self._is_stream = is_stream
+        self._on_end = on_end
+        self._now_ms = now_ms
+        self._started_ms = now_ms()
+        self._answer = _Answer()
+        self._is_cancelled = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin; the task never raises."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        return self._task
+
+    def cancel(self) -> None:
+        """Stop the engine; what was sent is billed, with finish reason CANCELLED."""
+        self._is_cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        failure: Failure | None = None
+        try:
+            seconds = (self.call.order.deadline_ms - self._now_ms()) / 1000
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._produce()
+        except TimeoutError:
+            failure = Failure("deadline", "the order's deadline passed before the answer was whole")
+        except asyncio.CancelledError:
+            if not self._is_cancelled:
+                raise
+            failure = Failure("cancelled", "the gateway asked to stop", is_retryable=False)
+        except BadRequest as error:
+            failure = Failure("invalid_request", error.message[:1024], is_retryable=False)
+        except SteelyardError as error:
+            failure = Failure("engine_error", error.message[:1024])
+        except Exception as error:  # a plug-in may raise anything: it fails its own call, never the node
+            _log.error(
+                "service_failed", call_id=self.call.order.call_id.hex(), kind=type(error).__name__, exc_info=True
+            )
+            failure = Failure("engine_error", f"the service failed: {type(error).__name__}")
+        self._end(failure)
+
+    async def _produce(self) -> None:
+        order, quote = self.call.order, self.taken.quote
+        context = Context(order.call_id, order.sampler_seed)
+        async with aclosing(self._offered.service.run(self.taken.request, context)) as chunks:
+            async for chunk in chunks:
+                units_in, units_out = self._answer.units_in + chunk.units_in, self._answer.units_out + chunk.units_out
+                if units_in > quote.max_units_in or units_out > quote.max_units_out:
+                    raise Fault(f"the service used more than its quote: {units_in}/{units_out} units of {quote}")
+                if self._is_stream:
+                    # counted before it is sent: a cancel that strikes while sending must bill what may have left
+                    self._answer.add(chunk)
+                    await self.link.send_piece(
+                        order.call_id, Piece(chunk.content, chunk.units_in, chunk.units_out, chunk.detail)
+                    )
+                else:
+                    self._answer.add(chunk)
+        if self._answer.finish is None:
+            raise Fault("the service ended without a finish reason")
+
+    def _end(self, failure: Failure | None) -> None:
+        answer, call_id = self._answer, self.call.order.call_id
+        is_something_sent = bool(answer.contents) or answer.units_out > 0
+        is_billable = failure is None or failure.code == "cancelled" or self._is_stream
+        if failure is not None and not (is_something_sent and is_billable):
+            self.link.send_fail(call_id, failure)
+            self._on_end(self, None)
+            return
+        finish = answer.finish if failure is None else None
+        if finish is None:
+            is_hung_up = failure is not None and failure.code == "cancelled"
+            finish = FinishReason.CANCELLED if is_hung_up else FinishReason.ERROR
+        receipt = self._receipt(finish)
+        piece = None
+        if not self._is_stream:
+            piece = Piece(b"".join(answer.contents), answer.units_in, answer.units_out, join_details(answer.details))
+        self._on_end(self, receipt)
+        self.link.send_done(call_id, receipt, piece)
+
+    def _receipt(self, finish: FinishReason) -> Receipt:
+        order, answer = self.call.order, self._answer
+        return Receipt(
+            order_hash=self.taken.order_hash,
+            part=0,
+            response_hash=content_hash(self.call.salt, b"".join(answer.contents)),
+            evidence_hash=ZERO32,
+            units_in=answer.units_in,
+            units_out=answer.units_out,
+            cost=call_cost(answer.units_in, answer.units_out, order.price_in, order.price_out),
+            started_ms=self._started_ms,
+            finished_ms=max(self._now_ms(), self._started_ms),
+            finish_reason=int(finish),
+        )
