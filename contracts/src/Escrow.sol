@@ -102,6 +102,8 @@ contract Escrow is AccessManaged, Deposits, Domain {
 
     /// @notice The Registry is of another deployment: its token or its domain differs.
     error WrongRegistry(address registry);
+    /// @notice A gateway's stake could leave before the vouchers that it stands for: seconds both.
+    error StakeLeavesFirst(uint48 unbondDelay, uint48 withdrawDelay);
 
     /// @param token the Yard.
     /// @param registry_ the Registry.
@@ -119,6 +121,7 @@ contract Escrow is AccessManaged, Deposits, Domain {
     ) AccessManaged(manager) Deposits(token, delay) Domain(deploymentSalt) {
         bool isOurs = address(registry_.yard()) == address(token) && registry_.domainSeparator() == domainSeparator();
         if (!isOurs) revert WrongRegistry(address(registry_));
+        if (registry_.unbondDelay() <= delay) revert StakeLeavesFirst(registry_.unbondDelay(), delay);
         registry = registry_;
         _setProtocolPot(pot);
     }

@@ -53,10 +53,10 @@ class Interface:
         self.errors: dict[bytes, tuple[str, list[str]]] = {}
         self.constructor: list[str] = []
         for entry in artifact.abi:
-            inputs = [_canonical(part) for part in entry.get("inputs", ())]
+            inputs = [canonical(part) for part in entry.get("inputs", ())]
             signature = f"{entry.get('name')}({','.join(inputs)})".encode()
             if entry["type"] == "function":
-                outputs = [_canonical(part) for part in entry["outputs"]]
+                outputs = [canonical(part) for part in entry["outputs"]]
                 value = (keccak(signature)[:4], inputs, outputs)
                 self.functions[signature.decode()] = value
                 self.functions.setdefault(entry["name"], value)
@@ -96,9 +96,9 @@ class Contract:
         return selector + encode(inputs, args)
 
     def receipt(self, raw: RawReceipt) -> Receipt:
-        """Decode a transaction's events, ours and our peers'."""
+        """Decode a transaction's events, ours and our peers'; a stranger's is called Unknown."""
         by_address = {peer.address: peer.interface for peer in self._peers}
-        return Receipt(raw.gas_used, tuple(_event(by_address[log.address], log) for log in raw.logs))
+        return Receipt(raw.gas_used, tuple(_event(by_address.get(log.address), log) for log in raw.logs))
 
     def reason(self, data: bytes) -> str:
         """Return revert bytes as `StillOwing(5)`; byte strings in hex."""
@@ -121,22 +121,25 @@ class Contract:
         assert actual == reason or actual.split("(")[0] == reason, f"refused by {actual}, not {reason}"
 
 
-def _canonical(part: dict[str, Any]) -> str:
+def canonical(part: dict[str, Any]) -> str:
+    """Return an ABI parameter's type as signatures write it, tuples spelled out."""
     kind: str = part["type"]
     if kind.startswith("tuple"):
-        return f"({','.join(map(_canonical, part['components']))}){kind[5:]}"
+        return f"({','.join(map(canonical, part['components']))}){kind[5:]}"
     return kind
 
 
-def _event(interface: Interface, log: RawLog) -> Event:
+def _event(interface: Interface | None, log: RawLog) -> Event:
+    if interface is None:
+        return Event("Unknown", {"address": log.address, "data": log.data})
     entry = interface.events[log.topics[0]]
     args: dict[str, Any] = {}
     plain = [part for part in entry["inputs"] if not part["indexed"]]
     topics = iter(log.topics[1:])
     for part in entry["inputs"]:
         if part["indexed"]:
-            args[part["name"]] = _value(decode([_canonical(part)], next(topics))[0])
-    for part, value in zip(plain, decode([_canonical(part) for part in plain], log.data), strict=True):
+            args[part["name"]] = _value(decode([canonical(part)], next(topics))[0])
+    for part, value in zip(plain, decode([canonical(part) for part in plain], log.data), strict=True):
         args[part["name"]] = _value(value)
     return Event(entry["name"], args)
 

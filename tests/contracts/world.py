@@ -26,7 +26,7 @@ YARD = 10**9
 ZERO_ADDRESS = b"\x00" * 20
 MAX_UINT256 = 2**256 - 1
 PROVIDER, GATEWAY, VALIDATOR = 1, 2, 3
-MINTER_ROLE, JUDGE_ROLE, ESCROW_ROLE, POT_ROLE = 1, 2, 3, 4
+MINTER, SLASHER, DRAWER = 1, 2, 3  # roles of the manager; 0 is its admin
 SALT = keccak(b"steelyard tests")
 WITHDRAW_DELAY_S = 86_400
 UNBOND_DELAY_S = 7 * 86_400
@@ -34,10 +34,9 @@ EPOCH_S = 3_600
 MIN_STAKES = (1_000 * YARD, 500 * YARD, 2_000 * YARD)
 SPLIT = (8_000, 1_000, 500, 500)  # provider, builder, data pot, protocol
 ROLES: tuple[tuple[str, tuple[str, ...], int], ...] = (
-    ("yard", ("mint",), MINTER_ROLE),
-    ("registry", ("lock", "slash"), JUDGE_ROLE),
-    ("registry", ("drawStake",), ESCROW_ROLE),
-    ("escrow", ("setProtocolPot",), POT_ROLE),
+    ("yard", ("mint",), MINTER),
+    ("registry", ("lock", "slash"), SLASHER),
+    ("registry", ("drawStake",), DRAWER),
 )
 SKIPS = (  # Escrow.Skip, by number
     "None",
@@ -62,7 +61,7 @@ class World:
         self.domain = Domain(CHAIN_ID, SALT)
         self._actors: dict[str, SigningKey] = {}
         self._contracts: list[Contract] = []
-        self.admin, self.minter, self.judge = (self.account(name) for name in ("admin", "minter", "judge"))
+        self.admin, self.minter, self.slasher = (self.account(name) for name in ("admin", "minter", "slasher"))
         self.protocol_pot = self.account("protocol pot")
         self.manager = self.create("AccessManager", self.admin)
         self.yard = self.create("Yard", self.manager.address)
@@ -163,7 +162,7 @@ class World:
         return int(self.escrow.call("unsweptOf", account))
 
     def _hand_out_roles(self) -> None:
-        holders = {MINTER_ROLE: self.minter, JUDGE_ROLE: self.judge, ESCROW_ROLE: self.escrow.address}
+        holders = {MINTER: self.minter, SLASHER: self.slasher, DRAWER: self.escrow.address}
         for attribute, functions, role in ROLES:
             contract: Contract = getattr(self, attribute)
             selectors = [contract.interface.selector(name) for name in functions]
