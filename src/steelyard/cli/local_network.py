@@ -1,0 +1,249 @@
+"""A whole network on this machine: what `up`, `demo`, tests and benchmarks start.
+
+1. Everything lies in one home: settings, development keys, chain, databases, blobs, logs. `down` and `up` again go on
+   where it stopped.
+2. A home that belongs to another network is never touched.
+3. Every part is its own process, started by the same commands that a person would type.
+
+Law: docs/cli.md, "steelyard up".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steelyard.cli.genesis import (
+    Accounts,
+    Genesis,
+    ServicePlan,
+    open_accounts,
+    open_deployment,
+    provider_names,
+)
+from steelyard.cli.processes import Child, Processes
+from steelyard.cli.settings import Settings
+from steelyard.cli.settings_file import CONFIG_FILE, load_settings
+from steelyard.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from steelyard.chain.deployment import Deployment
+    from steelyard.chain.parameters import DeploymentParameters
+
+SEED_FILE = "development.seed"
+MARK = "# Written by steelyard up: a development network on this machine."
+READY_TIMEOUT_S = 60.0
+KEY_NAME = "development"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPlan:
+    """What a network consists of.
+
+    Args:
+        home: its folder. services: built by `services_of`. providers: how many nodes; each offers every service.
+        chain_port, http_port, link_port: 0 takes a free one. node: further settings of the node section, as TOML says
+            them. parameters: of the contracts; None takes a development chain's.
+    """
+
+    home: Path
+    services: Sequence[ServicePlan]
+    providers: int = 3
+    chain_port: int = 0
+    http_port: int = 0
+    link_port: int = 0
+    node: dict[str, Any] = field(default_factory=dict)
+    gateway: dict[str, Any] = field(default_factory=dict)
+    parameters: DeploymentParameters | None = None
+    is_dev_time: bool = False
+
+
+class Network:
+    """A network that runs; `base_url` ends in ``/v1``, `key` is a development API key of its gateway.
+
+    `ports` are the gateway's, for clients and for links; they stay when a part is started again.
+    """
+
+    deployment: Deployment
+
+    def __init__(self, plan: NetworkPlan, accounts: Accounts, processes: Processes, ports: tuple[int, ...]) -> None:
+        self.plan = plan
+        self.accounts = accounts
+        self.processes = processes
+        self.ports = ports
+        self.rpc_url = ""
+        self.base_url = f"http://127.0.0.1:{ports[0]}/v1"
+        self.key = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What commands need to find this network."""
+        return {"STEELYARD_HOME": str(self.plan.home), "STEELYARD_CHAIN__RPC_URLS": self.rpc_url}
+
+    @property
+    def settings(self) -> Settings:
+        """The network's settings, as its processes read them."""
+        return load_settings(self.plan.home, {"chain": {"rpc_urls": (self.rpc_url,)}})
+
+    async def start_chain(self) -> Child:
+        """Start the embedded chain, on the port that it had if it ran before."""
+        port = self.rpc_url.rpartition(":")[2] or str(self.plan.chain_port)
+        arguments = ["chain", "run", "--port", port, *(["--dev-time"] if self.plan.is_dev_time else [])]
+        child = await self.processes.start("chain", arguments, environment={"STEELYARD_HOME": str(self.plan.home)})
+        self.rpc_url = str(child.ready["rpc"])
+        return child
+
+    async def start_gateway(self) -> Child:
+        """Start the gateway, on its ports."""
+        port, link_port = map(str, self.ports)
+        arguments = ["gateway", "run", "--port", port, "--link-port", link_port]
+        return await self.processes.start("gateway", arguments, environment=self.environment)
+
+    async def start_node(self, name: str) -> Child:
+        """Start one provider's node."""
+        arguments = ["node", "run", "--wallet", name, "--gateway", self.base_url.removesuffix("/v1")]
+        return await self.processes.start(name, arguments, environment=self.environment)
+
+
+@asynccontextmanager
+async def open_network(plan: NetworkPlan, report: Report) -> AsyncIterator[Network]:
+    """Start everything, give the network, and stop everything afterwards.
+
+    Raises:
+        ConfigError: the home is another network's, a port is taken, or a part doesn't start; in one line.
+    """
+    from steelyard.chain.parameters import DeploymentParameters
+    from steelyard.chain.rpc import ChainRpc
+    from steelyard.storage.blobs import FolderBlobs
+
+    seed = prepare_home(plan)
+    settings = load_settings(plan.home)
+    accounts = open_accounts(settings.keys_folder, seed, plan.providers)
+    network = Network(plan, accounts, Processes(settings.logs_folder), choose_ports(plan.http_port, plan.link_port))
+    try:
+        report("starting the embedded chain")
+        await network.start_chain()
+        async with ChainRpc([network.rpc_url]) as rpc:
+            report("deploying the contracts")
+            parameters = plan.parameters or DeploymentParameters(protocol_pot=accounts["protocol-pot"].account)
+            network.deployment = await open_deployment(rpc, accounts, settings.deployment_file, parameters)
+            genesis = Genesis(rpc, network.deployment, accounts, FolderBlobs(settings.blobs_folder), report)
+            await genesis.build(plan.services, network.base_url.removesuffix("/v1"))
+        report("starting the gateway")
+        await network.start_gateway()
+        report(f"starting {plan.providers} providers")
+        await asyncio.gather(*(network.start_node(name) for name in provider_names(plan.providers)))
+        report("waiting until every provider serves")
+        network.key = await open_key(network)
+        await await_providers(network)
+        yield network
+    finally:
+        await network.processes.stop_all()
+
+
+async def await_providers(network: Network, count: int | None = None) -> None:
+    """Wait until each service has its providers; raises Unavailable after a minute."""
+    import aiohttp
+
+    wanted = network.plan.providers if count is None else count
+    names = {plan.name for plan in network.plan.services}
+    deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
+    found: dict[str, int] = {}
+    authorisation = {"Authorization": f"Bearer {network.key}"}
+    async with aiohttp.ClientSession() as session:
+        while asyncio.get_running_loop().time() < deadline:
+            async with session.get(network.base_url + "/models", headers=authorisation) as answer:
+                listing = await answer.json()
+            found = {model["id"]: model["steelyard"]["providers"] for model in listing["data"]}
+            if all(found.get(name, 0) >= wanted for name in names):
+                return
+            await asyncio.sleep(0.1)
+    raise Unavailable(
+        f"not every provider serves after {READY_TIMEOUT_S:.0f} s: {found}; logs: {network.plan.home}/logs"
+    )
+
+
+async def open_key(network: Network) -> str:
+    """Return the network's development API key, made once and kept in its home (mode 0600)."""
+    from steelyard.storage.database import open_database
+    from steelyard.storage.keys import create_key, find_key
+
+    file = network.plan.home / "development.key"
+    database = await open_database(network.settings.gateway_database)
+    try:
+        if file.exists():
+            secret = file.read_text().strip()
+            if await find_key(database, secret) is not None:
+                return secret
+        name = f"{KEY_NAME}-{secrets.token_hex(3)}" if file.exists() else KEY_NAME
+        _, secret = await create_key(database, name, now_ms=time.time_ns() // 1_000_000)
+    finally:
+        await database.aclose()
+    _write_private(file, secret + "\n")
+    return secret
+
+
+def prepare_home(plan: NetworkPlan) -> bytes:
+    """Write the settings and the seed of a network's home, once; return the seed.
+
+    Raises:
+        ConfigError: the home holds settings that `up` didn't write.
+    """
+    config = plan.home / CONFIG_FILE
+    if config.exists() and not config.read_text().startswith(MARK):
+        raise ConfigError(
+            f"{plan.home} belongs to another network: name an empty folder with --home, or move {config} away"
+        )
+    plan.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config.write_text(render_config(plan))
+    seed = plan.home / SEED_FILE
+    if not seed.exists():
+        _write_private(seed, secrets.token_hex(32) + "\n")
+    return bytes.fromhex(seed.read_text().strip())
+
+
+def render_config(plan: NetworkPlan) -> str:
+    """Return the settings file of a network."""
+    lines = [MARK, "", "[chain]", f"port = {plan.chain_port}"]
+    if plan.chain_port:
+        lines.append(f'rpc_urls = ["http://127.0.0.1:{plan.chain_port}"]')
+    lines += ["", "[gateway]", f"port = {plan.http_port}", f"link_port = {plan.link_port}"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in plan.gateway.items()]
+    lines += ["", "[node]", *(f"{key} = {json.dumps(value)}" for key, value in plan.node.items())]
+    for service in plan.services:
+        lines += ["", "[[node.services]]", f"name = {json.dumps(service.name)}"]
+    return "\n".join(lines) + "\n"
+
+
+def choose_ports(*wanted: int) -> tuple[int, ...]:
+    """Return each wanted port if it is free, and a free one for each 0; raises ConfigError for one in use."""
+    chosen, probes = [], []
+    for port in wanted:
+        probe = socket.socket()
+        probes.append(probe)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"port {port} is in use: stop what holds it, then try again") from error
+        chosen.append(int(probe.getsockname()[1]))
+    for probe in probes:
+        probe.close()
+    return tuple(chosen)
+
+
+def _write_private(path: Path, text: str) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)

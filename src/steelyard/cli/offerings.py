@@ -1,0 +1,78 @@
+"""What a development network sells: SmolLM2-135M-Instruct for chat and embeddings, or `echo` for measuring.
+
+Prices are nano per 1,000,000 units: half a YARD for a million tokens in, one and a half for a million out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from steelyard.cli.genesis import ServicePlan
+from steelyard.cli.settings import Settings
+from steelyard.engines.llama import LlamaEngine, facts_of
+from steelyard.engines.llama_server import LlamaOptions
+from steelyard.protocol.messages import Grade
+from steelyard.services.discovery import installed_services
+from steelyard.services.manifest import encode_manifest
+from steelyard.weights.cache import WeightCache
+from steelyard.weights.catalogue import find_model
+from steelyard.weights.fetch import fetch_weights
+
+MODEL = "smollm2-135m"
+CHAT = "smollm2-135m-instruct"
+EMBEDDINGS = "smollm2-135m-embeddings"
+CONTEXT_TOKENS = 2048
+PRICE_IN, PRICE_OUT = 500_000_000, 1_500_000_000
+
+Progress = Callable[[str, int, int], None]
+
+
+async def plan_smollm2(settings: Settings, progress: Progress) -> list[ServicePlan]:
+    """Return the model's two services, its weights fetched and its manifests made from the engine itself.
+
+    No evidence is kept and nobody checks it yet, so both are graded unchecked, whatever the kind could allow.
+
+    Raises:
+        ConfigError: the weights can't be fetched or proven, or the engine isn't installed.
+    """
+    model = find_model(MODEL)
+    fetched = await fetch_weights(
+        model.url,
+        WeightCache(settings.weights_folder),
+        progress,
+        sha256=model.sha256,
+        size_bytes=model.size_bytes,
+        download_bytes=model.download_bytes,
+    )
+    options = LlamaOptions(slots=1, threads=1, context_tokens=CONTEXT_TOKENS)
+    engine = LlamaEngine(fetched.path, facts=facts_of(model), options=options)
+    try:
+        await engine.prepare(progress)
+        info = engine.info
+    finally:
+        await engine.aclose()
+    kinds = installed_services()
+    return [
+        ServicePlan(
+            name=name,
+            kind=kind,
+            manifest=encode_manifest(kinds.find(kind).describe(name, info)),
+            grade=int(Grade.UNCHECKED),
+            price_in=PRICE_IN,
+            price_out=PRICE_OUT,
+        )
+        for name, kind in ((CHAT, "chat"), (EMBEDDINGS, "embeddings"))
+    ]
+
+
+def plan_echo(name: str = "echo") -> ServicePlan:
+    """Return the `echo` service, which needs no engine; its answers can be checked exactly."""
+    manifest = installed_services().find("echo").describe(name)
+    return ServicePlan(
+        name=name,
+        kind="echo",
+        manifest=encode_manifest(manifest),
+        grade=int(Grade.EXACT),
+        price_in=1_000_000,
+        price_out=1_000_000,
+    )
