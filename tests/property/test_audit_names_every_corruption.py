@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.audit_world import BUILDER, CONTRACTS, DOMAIN, GATEWAYS, LaneWorld, World, build
 
+from steelyard.audit.books import Publication
 from steelyard.audit.calls import CallIndex, LaneProof, prove_lane
 from steelyard.audit.findings import CODES, Finding, verdict_of
 from steelyard.audit.rebuild import rebuild
@@ -26,10 +27,11 @@ def audit(world: World, missing: frozenset[bytes] = frozenset()) -> tuple[list[F
     books, findings = rebuild(CONTRACTS, world.entries)
     expectations = list_expectations(books)
     findings += compare_views(expectations, {question: world.answers(question) for question in expectations})
-    index, unread = CallIndex(DOMAIN), {}
+    index = CallIndex(DOMAIN)
+    unread: dict[bytes, list[Publication]] = {}
     for publication in books.published:
         if publication.blob in missing:
-            unread[publication.blob] = frozenset({publication.tx})
+            unread.setdefault(publication.blob, []).append(publication)
         else:
             index.add_blob(publication.blob, [publication.publisher], world.blobs[publication.blob])
     proofs = []

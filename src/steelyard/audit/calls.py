@@ -15,9 +15,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from steelyard.audit.books import LaneBooks, PostedOffer, Redemption
+from steelyard.audit.books import LaneBooks, PostedOffer, Publication, Redemption
 from steelyard.audit.findings import Finding, show
 from steelyard.errors import BadSignature
+from steelyard.protocol.cid import Cid
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.lanes import SignedBatch
 from steelyard.protocol.merkle import merkle_root
@@ -26,6 +27,7 @@ from steelyard.protocol.pricing import call_cost
 from steelyard.protocol.signing import Domain, require_signer
 
 Calls = Sequence[tuple[Order, Receipt]]
+Unread = Mapping[bytes, Sequence[Publication]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +74,13 @@ class LaneProof:
         return all(finding.severity == "note" for finding in self.findings)
 
 
-def prove_lane(
-    lane: LaneBooks, index: CallIndex, offers: Sequence[PostedOffer], unread: Mapping[bytes, frozenset[bytes]]
-) -> LaneProof:
+def prove_lane(lane: LaneBooks, index: CallIndex, offers: Sequence[PostedOffer], unread: Unread) -> LaneProof:
     """Walk a redeemed lane and return what its blobs prove.
 
     Args:
         lane: by the chain's events. index: all that was published; orders and calls it billed are entered in it.
         offers: what the lane's provider had posted for its service.
-        unread: blobs named on chain that could not be read → the transactions that named them.
+        unread: the blobs named on chain that could not be read, with who named them and where.
     """
     proof = LaneProof(lane)
     if not lane.redemptions:
@@ -98,9 +98,7 @@ def prove_lane(
     return proof
 
 
-def _walk_back(
-    proof: LaneProof, index: CallIndex, head: bytes, unread: Mapping[bytes, frozenset[bytes]]
-) -> Iterator[Candidate]:
+def _walk_back(proof: LaneProof, index: CallIndex, head: bytes, unread: Unread) -> Iterator[Candidate]:
     lane = proof.lane
     while head != ZERO32:
         chosen: Candidate | None = None
@@ -142,11 +140,14 @@ def _problem(candidate: Candidate, head: bytes, domain: Domain) -> tuple[str, st
     return None
 
 
-def _missing(lane: LaneBooks, head: bytes, unread: Mapping[bytes, frozenset[bytes]]) -> Finding:
+def _missing(lane: LaneBooks, head: bytes, unread: Unread) -> Finding:
     redeemed_in = {redemption.tx for redemption in lane.redemptions}
-    cids = tuple(sorted(blob for blob, txs in unread.items() if txs & redeemed_in))
-    words = "not found are the blobs published with it" if cids else "no blob published with it is left to look for"
+    beside = [blob for blob, named in unread.items() if any(publication.tx in redeemed_in for publication in named)]
+    own = [blob for blob, named in unread.items() if any(p.publisher == lane.provider for p in named)]
+    cids = tuple(sorted(beside or own))
+    words = "published for it and not found:" if cids else "every blob published for it was read, and none holds it"
     message = f"lane {show(lane.key)}: no readable blob holds the batch under head {show(head)}; {words}"
+    message = " ".join((message, *(str(Cid(blob)) for blob in cids)))
     return Finding(code="missing_blob", message=message, severity="missing", lane=lane.key, head=head, cids=cids)
 
 

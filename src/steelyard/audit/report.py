@@ -8,13 +8,14 @@ Law: docs/spec/audit.md, section 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from steelyard.audit.books import Books
 from steelyard.audit.calls import LaneProof
 from steelyard.audit.findings import Finding, Verdict, show, verdict_of
+from steelyard.protocol.cid import Cid
 
 EXIT_STATUS: dict[Verdict, int] = {"yes": 0, "no": 1, "not provable": 3}
 
@@ -49,12 +50,8 @@ class AuditReport:
         """Return (place, nano) for everything minted and not burned; the places add up to it."""
         return list(self.books.totals().items())
 
-    def to_json(self, format_cid: Callable[[bytes], str]) -> dict[str, Any]:
-        """Return the report as JSON values.
-
-        Args:
-            format_cid: the CID of a sha256 digest.
-        """
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
         books = self.books
         return {
             "money_conserved": self.verdict,
@@ -82,7 +79,7 @@ class AuditReport:
             ],
             "accounts": self._accounts_json(),
             "lanes": [_lane_json(proof) for proof in self.lanes],
-            "findings": [_finding_json(finding, format_cid) for finding in self.findings],
+            "findings": [_finding_json(finding) for finding in self.findings],
         }
 
     def accounts(self) -> list[bytes]:
@@ -115,6 +112,11 @@ def _by_account(amounts: Mapping[tuple[bytes, int], int]) -> dict[bytes, int]:
     return sums
 
 
+def list_cids(finding: Finding) -> list[str]:
+    """Return the blobs that a finding is about, by their public ids."""
+    return [str(Cid(digest)) for digest in finding.cids]
+
+
 def _lane_json(proof: LaneProof) -> dict[str, Any]:
     lane = proof.lane
     return {
@@ -132,7 +134,7 @@ def _lane_json(proof: LaneProof) -> dict[str, Any]:
     }
 
 
-def _finding_json(finding: Finding, format_cid: Callable[[bytes], str]) -> dict[str, Any]:
+def _finding_json(finding: Finding) -> dict[str, Any]:
     return {
         "code": finding.code,
         "severity": finding.severity,
@@ -140,7 +142,7 @@ def _finding_json(finding: Finding, format_cid: Callable[[bytes], str]) -> dict[
         "lane": None if finding.lane is None else show(finding.lane),
         "head": None if finding.head is None else show(finding.head),
         "account": None if finding.account is None else show(finding.account),
-        "cids": [format_cid(cid) for cid in finding.cids],
+        "cids": list_cids(finding),
         "block": finding.block,
         "tx": None if finding.tx is None else show(finding.tx),
     }

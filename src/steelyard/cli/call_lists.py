@@ -1,0 +1,143 @@
+"""``steelyard calls``: what this home's gateway ordered, what it cost, and the receipt of each call.
+
+1. They read the gateway's database; no prompt and no answer is kept there.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steelyard.cli.invocation import Invocation, run
+from steelyard.cli.key_commands import open_gateway_database
+from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next, print_table
+from steelyard.errors import NotFound
+
+if TYPE_CHECKING:
+    from steelyard.storage.calls import CallRow
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Calls that this home's gateway made, with their receipts.", no_args_is_help=True)
+    group.command(
+        "list", epilog=example("steelyard calls list --limit 20", "steelyard calls list --key my-app --json")
+    )(show_all)
+    group.command("show", epilog=example("steelyard calls show call_0123456789abcdef0123456789abcdef"))(show)
+    app.add_typer(group, name="calls", rich_help_panel="Checking", epilog=example("steelyard calls list"))
+
+
+def show_all(
+    context: typer.Context,
+    key: Annotated[str | None, typer.Option("--key", help="Only calls of this API key, by name or id.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
+    is_json: JsonFlag = False,
+) -> None:
+    """List the latest calls, newest first."""
+    rows = run(_fetch(Invocation.of(context), key, limit))
+    if is_json:
+        print_json([describe_call(row) for row in rows])
+        return
+    if not rows:
+        print_line("no call was made yet")
+        print_next('steelyard chat "hello"')
+        return
+    print_table(
+        ["call", "when", "status", "provider", "in>", "out>", "YARD>", "batch>"],
+        [_cells(describe_call(r)) for r in rows],
+    )
+    print_next(f"steelyard calls show {describe_call(rows[0])['call_id']}")
+
+
+def show(
+    context: typer.Context,
+    call_id: Annotated[str, typer.Argument(metavar="CALL", help="A call id, like call_0123….")],
+    is_json: JsonFlag = False,
+) -> None:
+    """Show one call: its order, its receipt, and where the receipt stands in its provider's signed batch."""
+    rows = run(_find(Invocation.of(context), call_id))
+    if is_json:
+        print_json([describe_call(row) for row in rows])
+        return
+    for row in rows:
+        said = describe_call(row)
+        nested = [
+            (f"{part}.{name}", value) for part in ("order", "receipt") for name, value in (said[part] or {}).items()
+        ]
+        plain = [(name, value) for name, value in said.items() if name not in ("order", "receipt")]
+        print_table(["", said["call_id"]], [[name, _text(value)] for name, value in (*plain, *nested)])
+    print_next("steelyard audit")
+
+
+def describe_call(row: CallRow) -> dict[str, Any]:
+    """Return a call as JSON shows it, with its order and receipt decoded."""
+    import msgspec
+
+    from steelyard.protocol.ids import format_call
+    from steelyard.protocol.messages import Order, Receipt
+
+    order = msgspec.msgpack.decode(row.order_bytes, type=Order)
+    receipt = None if row.receipt_bytes is None else msgspec.msgpack.decode(row.receipt_bytes, type=Receipt)
+    return {
+        "call_id": format_call(row.call_id),
+        "status": row.status,
+        "key_id": row.key_id,
+        "provider": row.provider,
+        "service_id": row.service_id,
+        "cost_nano": row.cost_nano,
+        "created_ms": row.created_ms,
+        "finished_ms": row.finished_ms,
+        "lane": row.lane_key,
+        "batch_seq": row.batch_seq,
+        "leaf_index": row.leaf_index,
+        "salt": row.salt,
+        "order_hash": row.order_hash,
+        "receipt_id": row.receipt_hash,
+        "order": _fields(order),
+        "receipt": None if receipt is None else _fields(receipt),
+    }
+
+
+def _fields(message: Any) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in message.__struct_fields__}
+
+
+async def _fetch(invocation: Invocation, key: str | None, limit: int) -> list[CallRow]:
+    from steelyard.storage.calls import list_calls
+    from steelyard.storage.keys import load_key
+
+    async with open_gateway_database(invocation) as database:
+        key_id = None if key is None else (await load_key(database, key)).key_id
+        return await list_calls(database, key_id=key_id, limit=limit)
+
+
+async def _find(invocation: Invocation, call_id: str) -> list[CallRow]:
+    from steelyard.protocol.ids import parse_call
+    from steelyard.storage.calls import find_call
+
+    wanted = parse_call(call_id)
+    async with open_gateway_database(invocation) as database:
+        rows = await find_call(database, wanted)
+    if not rows:
+        raise NotFound(f"this gateway made no call {call_id}: see steelyard calls list", param="id")
+    return rows
+
+
+def _cells(said: dict[str, Any]) -> list[str]:
+    from steelyard.protocol.pricing import format_yard
+
+    receipt = said["receipt"] or {}
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["created_ms"] / 1000))
+    units = (receipt.get("units_in"), receipt.get("units_out"))
+    shown = ["-" if value is None else str(value) for value in units]
+    batch = "-" if said["batch_seq"] is None else str(said["batch_seq"])
+    provider = "0x" + said["provider"].hex()
+    return [said["call_id"], when, said["status"], provider, *shown, format_yard(said["cost_nano"]), batch]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    return "-" if value is None else str(value)

@@ -1,0 +1,24 @@
+"""What processes log: one JSON object a line on standard error, no prompts, no answers, no keys."""
+
+from __future__ import annotations
+
+import sys
+
+
+def configure_logs(*, is_verbose: bool = False) -> None:
+    """Send every log line of this process to standard error."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if is_verbose else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

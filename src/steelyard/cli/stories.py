@@ -1,0 +1,43 @@
+"""``steelyard up``, ``down`` and ``demo``: the network on this machine; their work is in `network` and `demo`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated
+
+import typer
+
+from steelyard.cli.invocation import Invocation
+from steelyard.cli.output import JsonFlag, example
+
+Providers = Annotated[int, typer.Option("--providers", min=1, max=16, help="How many providers serve the model.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    panel = "The whole network on this machine"
+    app.command("demo", rich_help_panel=panel, epilog=example("steelyard demo"))(demo)
+    app.command("up", rich_help_panel=panel, epilog=example("steelyard up", "steelyard up --providers 1"))(up)
+    app.command("down", rich_help_panel=panel, epilog=example("steelyard down"))(down)
+
+
+def demo(context: typer.Context, providers: Providers = 3) -> None:
+    """Run the whole loop for real, print what happened, and stop: chain, gateway, providers, calls, payment, audit."""
+    importlib.import_module("steelyard.cli.demo").run_demo(Invocation.of(context), providers=providers)
+
+
+def up(
+    context: typer.Context,
+    providers: Providers = 3,
+    is_foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop everything at Ctrl-C.")] = False,
+    is_json: JsonFlag = False,
+) -> None:
+    """Start the network and keep it running; prints the base URL, a development key and two lines to paste."""
+    importlib.import_module("steelyard.cli.network").run_up(
+        Invocation.of(context), providers=providers, is_foreground=is_foreground, is_json=is_json
+    )
+
+
+def down(context: typer.Context, is_json: JsonFlag = False) -> None:
+    """Stop the network that `steelyard up` started; nothing is lost."""
+    importlib.import_module("steelyard.cli.network").run_down(Invocation.of(context), is_json=is_json)
