@@ -14,6 +14,7 @@ import asyncio
 import json
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import structlog
@@ -27,6 +28,7 @@ from steelyard.chain.embedded.settings import (
 from steelyard.errors import ConfigError
 
 THREAD_SWITCH_S = 0.001  # how long the EVM may keep the interpreter while a request waits
+THREAD_STACK_BYTES = 64 * 1024 * 1024  # of address space: 1,024 nested calls, also where threads get little by default
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,6 +90,7 @@ async def _serve(settings: ChainSettings) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
     sys.setswitchinterval(THREAD_SWITCH_S)
+    threading.stack_size(THREAD_STACK_BYTES)
 
     def announce(running: RunningChain) -> None:
         ready = {

@@ -4,6 +4,8 @@
    connection.
 2. In a batch, requests run in order, but transactions that stand in a row are taken in together and share a block.
 3. A bug of ours is logged whole and shown as an id.
+4. Nesting is bounded before anything is decoded: decoders recurse on the C stack, which the interpreter's recursion
+   limit guards only as long as no library raises it (py-evm's do, to 100,000).
 
 Law: https://www.jsonrpc.org/specification; codes of execution in docs/spec/embedded-chain.md, section 5.
 """
@@ -11,6 +13,7 @@ Law: https://www.jsonrpc.org/specification; codes of execution in docs/spec/embe
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -30,6 +33,9 @@ LIMIT_EXCEEDED = -32005  # EIP-1474
 EXECUTION_REVERTED = 3  # geth's, with the revert data in `data`
 
 MAX_BATCH = 1_000
+MAX_DEPTH = 64
+
+_TOKEN = re.compile(rb'[\[{]|[\]}]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 Method = Callable[[list[Any]], Awaitable[Any]]
 
@@ -43,9 +49,12 @@ async def answer(body: bytes | str, methods: Mapping[str, Method]) -> bytes | No
         body: what the client sent; untrusted.
         methods: by name; each takes the positional parameters.
     """
+    raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    if _is_too_deep(raw):
+        return msgspec.json.encode(error_object(None, PARSE_ERROR, f"parse error: nested deeper than {MAX_DEPTH}"))
     try:
-        request = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        request = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return msgspec.json.encode(error_object(None, PARSE_ERROR, f"parse error: {error}"))
     if not isinstance(request, list):
         single = await _answer_one(request, methods)
@@ -65,6 +74,21 @@ def error_object(request_id: Any, code: int, message: str, data: str | None = No
     if data is not None:
         error["data"] = data
     return {"jsonrpc": "2.0", "id": request_id, "error": error}
+
+
+def _is_too_deep(body: bytes) -> bool:
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for token in _TOKEN.finditer(body):
+        first = body[token.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif first in b"]}":
+            depth -= 1
+    return False
 
 
 async def _answer_batch(requests: list[Any], methods: Mapping[str, Method]) -> list[dict[str, Any] | None]:

@@ -8,6 +8,7 @@ Law: the Ethereum JSON-RPC specification (ethereum/execution-apis, `schemas`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from steelyard.errors import BadRequest
 
 MAX_FILTER_VALUES = 1_000
 MAX_TOPICS = 4
+
+_QUANTITY = re.compile(r"0[xX][0-9a-fA-F]{1,64}")
 
 Tag = Literal["latest", "pending", "earliest"]
 BlockRef = int | bytes | Tag  # by number, by hash, or by name
@@ -70,13 +73,10 @@ def optional(params: list[Any], index: int, default: Any = None) -> Any:
 
 def quantity(value: Any, what: str, *, bits: int = 256) -> int:
     """Return a hex quantity as an integer below 2^bits."""
-    if not isinstance(value, str) or value[:2] not in ("0x", "0X") or len(value) < 3:
+    if not isinstance(value, str) or not _QUANTITY.fullmatch(value):
         raise BadRequest(f"invalid {what}: {_shown(value)} is not a hex quantity like 0x1", param=what)
-    try:
-        number = int(value[2:], 16)
-    except ValueError:
-        raise BadRequest(f"invalid {what}: {_shown(value)} is not a hex quantity like 0x1", param=what) from None
-    if number < 0 or number >> bits:
+    number = int(value, 16)
+    if number >> bits:
         raise BadRequest(f"invalid {what}: {_shown(value)} does not fit {bits} bits", param=what)
     return number
 

@@ -4,13 +4,16 @@
    nothing, and they would write eight kilobytes of state into every empty block.
 2. A call can be stopped by time: py-evm knows gas alone, and 30 million gas of a tight loop last half a minute.
    Every loop jumps or calls, so the clock is read at the two jump instructions and where a frame begins.
-3. What py-evm checks and formats for its log on each transaction is done elsewhere, or not at all.
+3. py-evm's libraries raise the interpreter's recursion limit to 100,000, at which a deeply nested JSON document
+   overflows the C stack and kills the process; it is put back to what 1,024 nested calls need.
+4. What py-evm checks and formats for its log on each transaction is done elsewhere, or not at all.
 
 Used by pyevm.py alone.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +28,10 @@ from eth.vm.opcode_values import JUMP, JUMPI
 
 from steelyard.chain.embedded.engine import BlockContext, Nodes
 from steelyard.chain.embedded.transactions import contract_address
+
+RECURSION_LIMIT = 12_288  # py-evm's own number for 1,024 nested calls, before py-ecc multiplied it
+
+sys.setrecursionlimit(RECURSION_LIMIT)
 
 
 class TimeIsUp(Exception):  # a signal between two modules, never an answer
