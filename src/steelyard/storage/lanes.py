@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, case, literal_column, select, update
 
 from steelyard.protocol.hashing import ZERO32
-from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher
+from steelyard.protocol.lanes import MAX_BATCH_CALLS, LaneState, SignedBatch, SignedVoucher
 from steelyard.protocol.messages import Lane
 from steelyard.storage.amounts import checked_nano
 from steelyard.storage.database import Database
@@ -53,12 +53,21 @@ _ADVANCE = Statement(
     ),
     ("in_lane", "after_seq", "after_head", "to_seq", "to_head", "to_cumulative", "to_count"),
 )
+# One statement places a whole batch: its calls' orders are parameters, padded with what no order hashes to.
+_ORDERS = tuple(f"order_{leaf}" for leaf in range(MAX_BATCH_CALLS))
+_NO_ORDER = b""
 _PLACE = Statement(
     "place calls",
     update(calls)
-    .where(calls.c.order_hash == bindparam("of_order"), calls.c.batch_seq.is_(None))
-    .values(batch_seq=bindparam("to_seq"), leaf_index=bindparam("to_leaf")),
-    ("of_order", "to_seq", "to_leaf"),
+    .where(calls.c.order_hash.in_([bindparam(name) for name in _ORDERS]), calls.c.batch_seq.is_(None))
+    .values(
+        batch_seq=bindparam("to_seq"),
+        leaf_index=case(
+            {bindparam(name): literal_column(str(leaf)) for leaf, name in enumerate(_ORDERS)},
+            value=calls.c.order_hash,
+        ),
+    ),
+    ("to_seq", *_ORDERS),
     must_change=False,  # a call whose row was lost is no reason to lose the batch
 )
 _SIGN = Statement(
@@ -112,10 +121,10 @@ def record_batch(
     """
     batch = signed.batch
     key = state.lane.key
-    places = [(_PLACE, (order, batch.seq, leaf)) for leaf, order in enumerate(orders)]
+    place = (batch.seq, *orders, *(_NO_ORDER,) * (MAX_BATCH_CALLS - len(orders)))
     row = batch_row(state, signed, receipts, now_ms)
     advance = (key, batch.seq - 1, batch.prev_head, batch.seq, state.head, batch.cumulative, state.count)
-    return Operation(((_INSERT_BATCH, row), (_ADVANCE, advance), *places))
+    return Operation(((_INSERT_BATCH, row), (_ADVANCE, advance), (_PLACE, place)))
 
 
 def record_voucher(signed: SignedVoucher, *, now_ms: int) -> Operation:

@@ -1,7 +1,7 @@
 """The group writer's SQLite half: plain `sqlite3` in a thread of its own.
 
-aiosqlite crosses threads once per statement and SQLAlchemy binds in Python; here a group costs one crossing, and a
-statement of many rows one release of the interpreter lock.
+aiosqlite crosses threads once per statement and SQLAlchemy binds in Python; here a group costs one crossing, and many
+inserted rows are one statement.
 
 Law: docs/spec/storage.md, section 4.
 """
@@ -12,9 +12,11 @@ import asyncio
 import sqlite3
 import threading
 from contextlib import suppress
+from itertools import chain
 from queue import SimpleQueue
 from typing import Any
 
+from sqlalchemy import Insert
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
 from steelyard.storage.database import BUSY_TIMEOUT_S, SQLITE_PRAGMAS, Database
@@ -27,6 +29,8 @@ from steelyard.storage.operations import (
     compile_statement,
     group_steps,
 )
+
+_MOST_ROWS = 256
 
 _Job = tuple[list[Operation], bool, "asyncio.Future[dict[int, Exception]]"]
 
@@ -49,8 +53,10 @@ class SqliteBackend:
     def __init__(self, path: str, is_full: bool) -> None:
         self._path = path
         self._is_full = is_full
+        self._was_full = True  # by SQLITE_PRAGMAS
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._dialect = sqlite_dialect(paramstyle="qmark")
+        self._most_parameters = 0
         self._compiled: dict[Statement, CompiledStatement] = {}
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -77,6 +83,7 @@ class SqliteBackend:
             connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
             for pragma in SQLITE_PRAGMAS:
                 connection.execute(pragma)
+            self._most_parameters = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
         except sqlite3.Error as error:
             self._tell(self._opened, error)
             return
@@ -84,7 +91,9 @@ class SqliteBackend:
         while (job := self._jobs.get()) is not None:
             operations, is_full, done = job
             try:
-                connection.execute(f"PRAGMA synchronous = {'FULL' if is_full else 'NORMAL'}")
+                if is_full != self._was_full:
+                    connection.execute(f"PRAGMA synchronous = {'FULL' if is_full else 'NORMAL'}")
+                    self._was_full = is_full
                 self._tell(done, self._write(connection, operations))
             except BaseException as error:
                 self._tell(done, error)
@@ -139,9 +148,30 @@ class SqliteBackend:
         compiled = self._compiled.get(statement)
         if compiled is None:
             compiled = self._compiled[statement] = compile_statement(statement, self._dialect)
-        cursor = connection.executemany(compiled.sql, compiled.arrange(rows))
+        arranged = compiled.arrange(rows)
+        if isinstance(statement.construct, Insert):
+            self._insert(connection, compiled.sql, arranged)
+            return
+        cursor = connection.executemany(compiled.sql, arranged)
         if statement.must_change and cursor.rowcount != len(rows):
             raise NothingChanged(f"{statement.name} changed {cursor.rowcount} rows, not {len(rows)}")
+
+    def _insert(self, connection: sqlite3.Connection, sql: str, rows: list[Row]) -> None:
+        # Many rows in one statement: every execution gives up the interpreter lock and waits up to 5 ms to get it back
+        # while the event loop computes. Chunks are powers of two, so that few texts stay prepared.
+        head, _, values = sql.partition(" VALUES ")
+        start, size = 0, self._most_rows(len(rows[0]))
+        while start < len(rows):
+            while size > len(rows) - start:
+                size //= 2
+            chunk = rows[start : start + size]
+            if any(len(row) != len(rows[0]) for row in chunk):
+                raise ValueError("rows of different lengths for one statement")
+            connection.execute(f"{head} VALUES {', '.join([values] * size)}", tuple(chain.from_iterable(chunk)))
+            start += size
+
+    def _most_rows(self, width: int) -> int:
+        return int(max(1, min(_MOST_ROWS, 2 ** ((self._most_parameters // width).bit_length() - 1))))
 
 
 async def open_sqlite_backend(database: Database) -> SqliteBackend:
