@@ -149,7 +149,7 @@ def _explain(fields: dict[str, Any], message: str) -> BadRequest:
         if match:
             name = f"{path}.{match[1]}" if path else match[1]
             return BadRequest(f"`{name}` {words}", code=code, param=name)
-    is_range = bool(re.search(r"[<>]=|of length|Invalid enum", what))
+    is_range = bool(re.search(r"[<>]|of length|Invalid enum", what))
     hint = _HINTS.get(re.sub(r"\[\d+\]", "", path), "")
     return BadRequest(
         f"`{path}` is {show(_value_at(fields, path))}: {what[:1].lower()}{what[1:]}{hint}",

@@ -19,7 +19,7 @@ from steelyard.errors import BadMessage
 
 MAX_MANIFEST_BYTES = 64 * 1024
 
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._:/@-]{0,63}$")]
 _Hash = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 

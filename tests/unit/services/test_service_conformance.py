@@ -1,0 +1,80 @@
+"""Every installed kind keeps to the port, on a little model; and the suite finds kinds that don't."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+from tests.service_world import SAMPLES, LetterEngine, body
+
+from steelyard.services.conformance import find_violations
+from steelyard.services.discovery import installed_services
+from steelyard.services.echo import EchoService
+from steelyard.services.port import Chunk, Comparison, Context, FinishReason, Quote, Request, Result
+
+KINDS = installed_services().kinds
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_installed_kind_keeps_to_the_port(name: str) -> None:
+    """Pure where a gateway needs it, within its quote, whole in its chunks, free when left, checkable when done."""
+    kind = KINDS[name]
+    limit = {} if "embeddings" in kind.apis else {"max_tokens": 12}
+    bodies = {api: body(SAMPLES[api], **limit) for api in kind.apis}
+    violations = asyncio.run(find_violations(kind, LetterEngine() if kind.needs_engine else None, bodies))
+    assert not violations
+
+
+class CutEcho(EchoService):
+    """Ends without saying so."""
+
+    async def run(self, request: Request, context: Context) -> AsyncGenerator[Chunk, None]:
+        async for chunk in super().run(request, context):
+            yield Chunk(chunk.content, chunk.units_in, chunk.units_out)
+
+
+class GreedyEcho(EchoService):
+    """Bills more than it quotes."""
+
+    def quote(self, request: Request) -> Quote:
+        return Quote(1, 1)
+
+
+class HalfEcho(EchoService):
+    """Cuts characters in two."""
+
+    async def run(self, request: Request, context: Context) -> AsyncGenerator[Chunk, None]:
+        async for chunk in super().run(request, context):
+            yield Chunk(chunk.content[:5], chunk.units_in, 5)
+            yield Chunk(chunk.content[5:], 0, len(chunk.content) - 5, finish=FinishReason.STOP)
+
+
+class GullibleEcho(EchoService):
+    """Believes any evidence."""
+
+    def compare(self, result: Result, claimed: bytes, replayed: bytes) -> Comparison:
+        return Comparison(is_wellformed=True, distance=0.0, positions=1)
+
+
+class StubbornEcho(EchoService):
+    """Accepts anything as a request."""
+
+    def parse(self, api: str, body: bytes) -> Request:
+        return super().parse("completions", b'{"model":"m","prompt":"x"}')
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (CutEcho, "without a finish reason"),
+        (GreedyEcho, "quoted were"),
+        (HalfEcho, "inside a character"),
+        (GullibleEcho, "counts as well formed"),
+        (StubbornEcho, "parse accepts"),
+    ],
+)
+def test_suite_finds_a_kind_that_breaks_the_port(kind: type[EchoService], sentence: str) -> None:
+    """A suite that can't fail proves nothing: each broken echo is found, by the sentence that fits it."""
+    bodies = {api: body(SAMPLES[api]) for api in kind.apis}
+    assert any(sentence in violation for violation in asyncio.run(find_violations(kind, None, bodies)))
