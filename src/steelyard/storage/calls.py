@@ -1,6 +1,7 @@
-"""The gateway's calls: one row per order that reached a provider, written once when it ended.
+"""The gateway's calls: one row per order that reached a provider, written when it ended.
 
-1. An order is paid for once: its hash is the key, a second row with it is a failed insert.
+1. An order is paid for once: its hash is the key, a second row with it is a failed insert. A receipt that comes late
+   fills a row that has none.
 2. `batch_seq` and `leaf_index` are filled in once, by the batch that proves the receipt (`lanes.record_batch`).
 3. No prompt and no answer is kept here: hashes, numbers and the salt that opens the hashes for the client.
 
@@ -12,14 +13,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, bindparam, func, select, update
 
 from steelyard.storage.amounts import checked_nano
 from steelyard.storage.database import Database
-from steelyard.storage.operations import Operation, insert_into
+from steelyard.storage.operations import Operation, Statement, insert_into
 from steelyard.storage.schema import calls
 
 _INSERT = insert_into(calls)
+_FILL = Statement(
+    "fill calls",
+    update(calls)
+    .where(calls.c.order_hash == bindparam("of_order"), calls.c.receipt_hash.is_(None))
+    .values(
+        status=bindparam("to_status"),
+        receipt_hash=bindparam("to_receipt_hash"),
+        receipt_bytes=bindparam("to_receipt_bytes"),
+        cost_nano=bindparam("to_cost"),
+        finished_ms=bindparam("to_finished"),
+    ),
+    ("of_order", "to_status", "to_receipt_hash", "to_receipt_bytes", "to_cost", "to_finished"),
+)
 
 
 class CallRow(msgspec.Struct, frozen=True):
@@ -60,6 +74,19 @@ def insert_call(row: CallRow) -> Operation:
     """
     checked_nano(row.cost_nano, "cost_nano")
     return Operation(((_INSERT, msgspec.structs.astuple(row)),))
+
+
+def fill_call(row: CallRow) -> Operation:
+    """Return the write of a receipt that came after its call's row was given up as lost.
+
+    Its status, receipt, cost and finish are set; it fails if there is no row, or one that has a receipt.
+
+    Raises:
+        BadRequest: its cost is more than the database can hold.
+    """
+    cost = checked_nano(row.cost_nano, "cost_nano")
+    filled = (row.order_hash, row.status, row.receipt_hash, row.receipt_bytes, cost, row.finished_ms)
+    return Operation(((_FILL, filled),))
 
 
 async def find_call(database: Database, call_id: bytes) -> list[CallRow]:

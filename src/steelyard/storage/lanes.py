@@ -142,7 +142,7 @@ async def load_lanes(
     database: Database, *, process: str | None = None, provider: bytes | None = None
 ) -> list[GatewayLane]:
     """Return lanes, of one process or provider or of all, the oldest first."""
-    query = select(lanes).order_by(lanes.c.opened_ms)
+    query = select(lanes).order_by(lanes.c.opened_ms, lanes.c.lane_key)
     if process is not None:
         query = query.where(lanes.c.process == process)
     if provider is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import bindparam, cast, func, select, update
+from sqlalchemy import bindparam, cast, func, literal_column, select, update
 from sqlalchemy.types import BigInteger
 
 from steelyard.protocol.hashing import ZERO32
@@ -74,10 +74,10 @@ _HOLD = Statement(
     ("in_lane", "to_cumulative", "to_count", "to_head"),
     rank=2,
 )
-_paid = select(cast(func.coalesce(func.sum(redemptions.c.paid_nano), 0), BigInteger)).where(
+_paid = select(cast(func.coalesce(func.sum(redemptions.c.paid_nano), literal_column("0")), BigInteger)).where(
     redemptions.c.lane_key == node_lanes.c.lane_key
 )
-_redeemed = select(func.coalesce(func.max(redemptions.c.cumulative_nano), 0)).where(
+_redeemed = select(func.coalesce(func.max(redemptions.c.cumulative_nano), literal_column("0"))).where(
     redemptions.c.lane_key == node_lanes.c.lane_key
 )
 _TOTAL_UP = update(node_lanes).values(paid_nano=_paid.scalar_subquery(), redeemed_nano=_redeemed.scalar_subquery())
@@ -186,7 +186,7 @@ async def load_redemptions(database: Database, lane_key: bytes) -> list[Redempti
 
 async def load_lanes(database: Database, *, gateway: bytes | None = None) -> list[NodeLane]:
     """Return the node's lanes, with one gateway or with all, the oldest first."""
-    query = select(node_lanes).order_by(node_lanes.c.opened_ms)
+    query = select(node_lanes).order_by(node_lanes.c.opened_ms, node_lanes.c.lane_key)
     if gateway is not None:
         query = query.where(node_lanes.c.gateway == gateway)
     async with database.read() as connection:
