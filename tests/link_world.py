@@ -362,6 +362,7 @@ async def linked(
         if wait:
             async with asyncio.timeout(10):
                 await gateway.up.wait()
+            await until(lambda: node.ups)
         yield World(gateway, node, server, client, proxy, port, task)
     finally:
         await client.aclose()
@@ -374,7 +375,7 @@ async def linked(
 async def until(is_true: Callable[[], object], timeout_s: float = 5.0) -> None:
     """Wait until something holds, looking every few milliseconds."""
     async with asyncio.timeout(timeout_s):
-        while not is_true():
+        while not is_true():  # noqa: ASYNC110  # what is waited for has no event
             await asyncio.sleep(0.005)
 
 

@@ -167,8 +167,9 @@ class GatewaySession:
         self._on_down(self, reason)
 
     async def join(self) -> None:
-        """Wait for the coroutine that still runs for this link."""
+        """Wait for the coroutine that still runs for this link, and for its connection to close."""
         await self._backlog.join()
+        await self.pipe.join()
 
     def check(self) -> None:
         """Look once a while at the gateway's acknowledgements."""
@@ -194,14 +195,15 @@ class GatewaySession:
     def _on_message(self, message: bytes | memoryview) -> None:
         size, counted = len(message), 0
         try:
-            for frame in self._decoder.decode(message):
+            frames = self._decoder.decode(message)
+            for frame in frames:
                 kind = type(frame)
                 self._handlers[kind](frame)
                 if self.pipe.is_over:
                     return
                 if kind is not Ack and kind is not Goodbye:
                     counted += 1
-            self.pipe.take(counted, size)
+            self.pipe.take(len(frames), counted, size)
         except SteelyardError as error:
             self.fail(error)
         except Exception as error:  # a supervisor: our own fault ends this link, and is logged whole

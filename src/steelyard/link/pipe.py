@@ -28,6 +28,7 @@ class Pipe:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
+        self._last_wire: Wire | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
         self._rate = RateMeter(limits.messages_per_s, limits.burst_messages, self._loop.time())
         self._progress_s = 0.0
@@ -77,15 +78,25 @@ class Pipe:
             self._ack_timer = None
         wire, self._wire = self._wire, None
         if wire is not None:
+            self._last_wire = wire
             wire.close(None if goodbye is None else encode_frame(goodbye))
         self.outbox = Outbox()
 
-    def take(self, frames: int, size_bytes: int) -> None:
-        """Count the frames of one message that was worked off, and acknowledge if it is time; raises BadMessage."""
-        self._rate.take(frames + 1, self._loop.time())
-        if not frames:
+    async def join(self) -> None:
+        """Wait until the last connection is closed, after `end`."""
+        if self._last_wire is not None:
+            await self._last_wire.wait_closed()
+
+    def take(self, frames: int, counted: int, size_bytes: int) -> None:
+        """Note a message that was worked off: its frames, and how many of them count for acknowledgements.
+
+        Raises:
+            BadMessage: too many frames in too short a time (``flood``).
+        """
+        self._rate.take(frames, self._loop.time())
+        if not counted:
             return
-        if self.inbox.take(frames, size_bytes):
+        if self.inbox.take(counted, size_bytes):
             self._acknowledge()
         elif self._ack_timer is None:
             self._ack_timer = self._loop.call_later(ACK_DELAY_S, self._acknowledge)

@@ -74,6 +74,17 @@ class Wire(WSListener):  # type: ignore[misc]  # picows is untyped for mypy; its
         self._fragment_bytes = 0
 
     @property
+    def max_message_bytes(self) -> int:
+        """The longest message that is read; less during a handshake."""
+        return self._max_message_bytes
+
+    @max_message_bytes.setter
+    def max_message_bytes(self, size: int) -> None:
+        self._max_message_bytes = size
+        # picows refuses longer frames by their header, but hands over one that is complete before it hangs up
+        self._max_frame_bytes = min(size, WS_FRAME_BYTES)
+
+    @property
     def peer_host(self) -> str:
         """The address at the other end of the TCP connection; empty if there is none."""
         peer = self._transport and self._transport.underlying_transport.get_extra_info("peername")
@@ -114,6 +125,12 @@ class Wire(WSListener):  # type: ignore[misc]  # picows is untyped for mypy; its
         transport.disconnect()
         self._loop.call_later(_CLOSE_WAIT_S, transport.disconnect, False)
 
+    async def wait_closed(self) -> None:
+        """Wait until the socket is closed, after `close` or `abort`."""
+        transport = self._transport
+        if transport is not None and not transport.is_disconnected:
+            await asyncio.wait([asyncio.ensure_future(transport.wait_disconnected())], timeout=2 * _CLOSE_WAIT_S)
+
     def abort(self) -> None:
         """Close at once, sending nothing."""
         self.on_message, self.on_lost = _ignore_message, _ignore_loss
@@ -140,7 +157,7 @@ class Wire(WSListener):  # type: ignore[misc]  # picows is untyped for mypy; its
         """Called by picows for each WebSocket frame; its memory is gone when this returns."""
         kind = frame.msg_type
         if kind == WSMsgType.BINARY and frame.fin and not self._fragments and not frame.rsv1:
-            if frame.payload_size <= self.max_message_bytes:
+            if frame.payload_size <= self._max_frame_bytes:
                 self.on_message(frame.get_payload_as_memoryview())
             else:
                 self._breach("oversize", frame.payload_size)
