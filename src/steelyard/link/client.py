@@ -247,7 +247,7 @@ class _Greeting:
             self._put(error)
 
     def _on_lost(self, reason: str, error: PeerError | None) -> None:
-        self._put(error or Unavailable(f"the gateway hung up during the handshake: {reason}"))
+        self._put(error or ConnectionResetError(f"the gateway hung up during the handshake: {reason}"))
 
     def _put(self, item: ToNodeFirst | Exception) -> None:
         if self._frames.full():
