@@ -99,6 +99,12 @@ def main(arguments: list[str] | None = None) -> None:
         _report_fault(error, words, is_json=is_json)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"steelyard {__version__}")
+        raise typer.Exit
+
+
 def _begin(
     context: typer.Context,
     home: Annotated[
@@ -106,11 +112,10 @@ def _begin(
         typer.Option("--home", help="Folder of settings, keys and data. Default: STEELYARD_HOME, else ~/.steelyard."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"steelyard {__version__}")
-        raise typer.Exit
     context.obj = Invocation(find_home(home), is_debug=debug)
 
 

@@ -91,7 +91,10 @@ def find_home(option: Path | None) -> Path:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's asynchronous part to its end."""
+    """Run a command's asynchronous part to its end; rooms that log are heard from warnings on."""
+    from steelyard.cli.logs import configure_logs
+
+    configure_logs(is_quiet=True)
     return asyncio.run(work)
 
 

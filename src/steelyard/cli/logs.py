@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 
 
-def configure_logs(*, is_verbose: bool = False) -> None:
-    """Send every log line of this process to standard error."""
+def configure_logs(*, is_verbose: bool = False, is_quiet: bool = False) -> None:
+    """Send every log line of this process to standard error; quiet: warnings and worse alone."""
     import logging
 
     import structlog
+
+    level = logging.DEBUG if is_verbose else logging.WARNING if is_quiet else logging.INFO
 
     structlog.configure(
         processors=[
@@ -19,6 +21,6 @@ def configure_logs(*, is_verbose: bool = False) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if is_verbose else logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

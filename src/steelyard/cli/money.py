@@ -6,16 +6,22 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Awaitable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steelyard.cli.invocation import Invocation, check_positive, parse_amount, run
 from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next
-from steelyard.errors import BadRequest
+from steelyard.errors import BadRequest, Reverted
 
+if TYPE_CHECKING:
+    from steelyard.chain.records import TxReceipt
+
+_TOO_EARLY = re.compile(r"Still(?:Waiting|Unbonding|Locked)\(\w+=([0-9]+)\)")
 WalletOption = Annotated[str | None, typer.Option("--wallet", "-w", help="The wallet that signs, by name.")]
 Amount = Annotated[int, typer.Argument(parser=parse_amount, metavar="YARD", help="Amount in YARD, like 12 or 0.5.")]
 PANEL = "Money"
@@ -149,7 +155,7 @@ async def _unstake(
         signer = open_signer(invocation, chain, wallet or role.default_wallet)
         number = Role(role.number)
         if amount_nano is None:
-            receipt = await chain.registry.finish_unbond(signer.sender, number)
+            receipt = await _told_when(chain.registry.finish_unbond(signer.sender, number), "the stake")
         else:
             receipt = await chain.registry.start_unbond(signer.sender, number, amount_nano)
         held = await chain.registry.fetch_stake(signer.key.account, number)
@@ -198,7 +204,7 @@ async def _withdraw(invocation: Invocation, step: str, amount_nano: int, wallet:
         elif step == "cancel":
             receipt = await chain.escrow.cancel_withdrawal(signer.sender)
         else:
-            receipt = await chain.escrow.withdraw(signer.sender)
+            receipt = await _told_when(chain.escrow.withdraw(signer.sender), "the withdrawal")
         state = await chain.escrow.fetch_account(signer.key.account)
     said: dict[str, Any] = {
         "deposit_nano": state.deposit_nano,
@@ -216,6 +222,17 @@ async def _withdraw(invocation: Invocation, step: str, amount_nano: int, wallet:
         print_next(f"after {_clock(state.withdrawal_at_s)}: steelyard withdraw finish --wallet {signer.name}")
     else:
         print_next(f"steelyard wallet show {signer.name}")
+
+
+async def _told_when(sending: Awaitable[TxReceipt], what: str) -> TxReceipt:
+    try:
+        return await sending
+    except Reverted as error:
+        waiting = _TOO_EARLY.match(error.reason)
+        if waiting is None:
+            raise
+        when = _clock(int(waiting[1]))
+        raise Reverted(f"{what} can be taken from {when} on: wait until then", reason=error.reason) from error
 
 
 def _yard(nano: int) -> str:

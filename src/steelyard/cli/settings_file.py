@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsError
 
-from steelyard.cli.settings import Settings
+from steelyard.cli.settings import ServiceEntry, Settings
 from steelyard.errors import ConfigError
 
 CONFIG_FILE = "config.toml"
@@ -142,17 +142,25 @@ def _check_environment(environment: Mapping[str, str]) -> None:
 
 
 def _explain(error: ValidationError, file: Mapping[str, Any]) -> str:
-    first = error.errors(include_url=False)[0]
+    told = error.errors(include_url=False)
+    first = next((detail for detail in told if detail["type"] == "extra_forbidden"), told[0])
     path = [str(part) for part in first["loc"]]
     variable = PREFIX + "__".join(path).upper()
-    where = variable if variable in os.environ else (f"{CONFIG_FILE}: {'.'.join(path)}" if _has(file, path) else "")
-    where = where or ".".join(path)
+    place = path[:-1] if first["type"] == "missing" else path
+    where = variable if variable in os.environ else ".".join(path)
+    where = f"{CONFIG_FILE}: {where}" if variable not in os.environ and place and _has(file, place) else where
     if first["type"] == "extra_forbidden":
-        return f"{where} is no setting{_nearest('.'.join(path), list(_keys(Settings, '')))}"
-    value = "hidden" if "key" in path[-1] or path[-1] == "database" else repr(first.get("input"))[:80]
+        return f"{where} is no setting{_nearest('.'.join(path), _siblings(path))}"
     if first["type"] == "missing":
         return f"{where} is missing"
+    value = "hidden" if "key" in path[-1] or path[-1] == "database" else repr(first.get("input"))[:80]
     return f"{where} is {value}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+def _siblings(path: list[str]) -> list[str]:
+    if len(path) > 2 and path[:2] == ["node", "services"]:
+        return [".".join((*path[:3], name)) for name in ServiceEntry.model_fields]
+    return list(_keys(Settings, ""))
 
 
 def _nearest(name: str, known: list[str]) -> str:

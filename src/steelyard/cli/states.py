@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from steelyard.cli.invocation import Invocation, run
 from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next, print_table
 from steelyard.errors import SteelyardError
-
-if TYPE_CHECKING:
-    from steelyard.cli.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +28,8 @@ def _group() -> None:
 
 
 def status(context: typer.Context, is_json: JsonFlag = False) -> None:
-    """Show whether chain and gateway answer, which models are on sale, and this home's wallets."""
-    said = run(_status(Invocation.of(context).settings))
+    """Show whether chain and gateway answer, what is registered, and this home's wallets."""
+    said = run(_status(Invocation.of(context)))
     if is_json:
         print_json(said)
         return
@@ -40,8 +37,8 @@ def status(context: typer.Context, is_json: JsonFlag = False) -> None:
     rows = [
         ("home", said["home"]),
         ("chain", _chain_text(chain)),
-        ("gateway", f"{gateway['url']}: {gateway['state']}"),
-        ("models", ", ".join(gateway["models"]) or "none"),
+        ("gateway", f"{gateway['url']}: {gateway['state']}" + (f" ({gateway['reason']})" if gateway["reason"] else "")),
+        ("services", ", ".join(chain.get("services", ())) or "none"),
         ("wallets", ", ".join(said["wallets"]) or "none"),
     ]
     print_table(["", ""], rows)
@@ -65,45 +62,54 @@ def show_config(context: typer.Context, is_json: JsonFlag = False) -> None:
     print_line(f"change them in {invocation.home / CONFIG_FILE}, or by variables such as STEELYARD_GATEWAY__PORT=8081")
 
 
-async def _status(settings: Settings) -> dict[str, Any]:
+async def _status(invocation: Invocation) -> dict[str, Any]:
     from steelyard.cli.wallets import list_wallets
 
+    settings = invocation.settings
     return {
         "home": str(settings.home),
-        "chain": await _chain_state(settings),
-        "gateway": await _gateway_state(f"http://{settings.gateway.host}:{settings.gateway.port}"),
+        "chain": await _chain_state(invocation),
+        "gateway": await _gateway_state(_gateway_url(invocation)),
         "wallets": list(list_wallets(settings.keys_folder)),
     }
 
 
-async def _chain_state(settings: Settings) -> dict[str, Any]:
-    from steelyard.chain.deployment import Deployment
-    from steelyard.chain.rpc import ChainRpc
+def _gateway_url(invocation: Invocation) -> str:
+    from steelyard.cli.network import load_state
+
+    running = load_state(invocation.home)
+    if running is not None:
+        return str(running["base_url"]).removesuffix("/v1")
+    section = invocation.settings.gateway
+    return f"http://{section.host}:{section.port}"
+
+
+async def _chain_state(invocation: Invocation) -> dict[str, Any]:
+    from steelyard.cli.chain_access import open_chain
+    from steelyard.cli.market import fetch_directory
 
     try:
-        deployment = Deployment.load(settings.deployment_file)
-        async with ChainRpc(settings.chain.rpc_urls, chain_id=deployment.chain_id, rounds=1, timeout_s=5) as rpc:
-            block = await rpc.block_number()
+        async with open_chain(invocation) as chain:
+            block = await chain.rpc.block_number()
+            services = sorted(service.name for service in (await fetch_directory(chain)).services.values())
     except SteelyardError as error:
         return {"state": "down", "reason": error.message}
-    return {"state": "up", "chain_id": deployment.chain_id, "block": block, "deployment": deployment.salt}
+    known = chain.deployment
+    return {"state": "up", "chain_id": known.chain_id, "block": block, "deployment": known.salt, "services": services}
 
 
 async def _gateway_state(url: str) -> dict[str, Any]:
     import aiohttp
 
-    said: dict[str, Any] = {"url": url, "state": "down", "models": []}
+    said: dict[str, Any] = {"url": url, "state": "down", "reason": ""}
     try:
         timeout = aiohttp.ClientTimeout(total=3)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            async with session.get(f"{url}/readyz") as response:
-                said["state"] = "ready" if response.status == 200 else f"not ready (HTTP {response.status})"
-            async with session.get(f"{url}/v1/network") as response:
-                body = await response.json(content_type=None) if response.status == 200 else {}
-            said["models"] = [str(m.get("id", m)) if isinstance(m, dict) else str(m) for m in body.get("models", [])]
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        if said["state"] == "down":
-            said["reason"] = str(error) or type(error).__name__
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/readyz") as response:
+            said["state"] = "ready" if response.status == 200 else "not ready"
+            if response.status != 200:
+                said["reason"] = "; ".join(map(str, (await response.json())["reasons"]))
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
+        said["reason"] = str(error) or type(error).__name__
     return said
 
 
