@@ -154,7 +154,7 @@ def test_prompt_above_the_quote_is_refused_before_a_slot_is_taken() -> None:
     stingy = type(manifest.template_overhead)(per_request=0, per_message=0)
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__} | {"template_overhead": stingy}
     service = ChatService(type(manifest)(**fields), engine=engine)
-    with pytest.raises(BadRequest, match="quoted"):
+    with pytest.raises(BadRequest, match="its bytes and the context allow"):
         asyncio.run(collect(service, service.parse("chat.completions", body(CHAT))))
     assert engine.steps == 0
 

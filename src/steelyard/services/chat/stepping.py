@@ -37,7 +37,7 @@ async def stream_answer(
     tokens = await _read_prompt(engine, payload)
     if len(tokens) > quote.max_units_in:
         raise BadRequest(
-            f"the prompt has {len(tokens)} tokens, more than the {quote.max_units_in} quoted for it",
+            f"the prompt has {len(tokens)} tokens, its bytes and the context allow {quote.max_units_in}: shorten it",
             code="context_length_exceeded",
             param="messages" if request.api == CHAT else "prompt",
         )
