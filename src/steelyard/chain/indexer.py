@@ -4,7 +4,8 @@
 2. A block is handed out once it has `depth` blocks above it; with depth 0, at once.
 3. Whenever the cursor's hash is no longer the chain's, a `Rollback` names the newest block that both still share,
    before anything else is handed out; the caller undoes what came after it.
-4. The logs of a range count only if the range's ends had the same hashes before and after they were read.
+4. The logs of a range count only if its last block had the same hash before and after they were read. The first look
+   is in the same request as the logs: an endpoint that lags behind answers with fewer logs and no error.
 5. A chain that is silent, or shorter than the cursor for a moment (an endpoint that lags), is waited for.
 
 Law: docs/spec/money.md, section 7 (audit walks the same events).
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -78,7 +79,7 @@ async def follow(
     cursors: Sequence[Cursor] = (),
     policy: FollowPolicy | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> AsyncIterator[BlockEvents | Rollback]:
+) -> AsyncGenerator[BlockEvents | Rollback, None]:
     """Yield blocks with events, for ever; end it by ending the task, or with `aclose`.
 
     Args:
@@ -111,23 +112,26 @@ async def fetch_events(
     to_block: int,
     *,
     chunk_blocks: int = DEFAULT_CHUNK_BLOCKS,
-) -> AsyncIterator[list[Log]]:
+) -> AsyncGenerator[list[Log], None]:
     """Yield all events of a settled range, both ends included, a chunk at a time and in order, for an audit.
 
     Raises:
-        ChainError: the range can't be read, even block by block. ChainUnreachable: the chain is silent.
+        ChainError: the range can't be read, even block by block, or the endpoint lags behind its end
+            (``block_unknown``). ChainUnreachable: the chain is silent.
     """
     wanted, start = tuple(addresses), from_block
     while start <= to_block:
         end = min(start + chunk_blocks - 1, to_block)
-        try:
-            logs = await rpc.get_logs(wanted, start, end)
-        except ChainError as error:
-            if error.code != "rpc_range_too_large" or end == start:
-                raise
+        block, logs = await rpc.batch([block_call(end), logs_call(wanted, start, end)])
+        if isinstance(logs, ChainError) and logs.code == "rpc_range_too_large" and end > start:
             chunk_blocks = max(1, (end - start + 1) // 2)
             continue
-        yield logs
+        for reply in (block, logs):
+            if isinstance(reply, ChainError):
+                raise reply
+        if block is None:
+            raise ChainError(f"the endpoint has no block {end} yet: it lags, ask again", code="block_unknown")
+        yield parse_logs(logs)
         start = end + 1
 
 
@@ -186,23 +190,27 @@ class _Follower:
         return shared[-1] if shared else None
 
     async def _read(self, start: int, end: int, last: Cursor | None) -> list[BlockEvents | Rollback]:
-        before = await self._rpc.block(end)
-        try:
-            logs = parse_logs(await self._rpc.call(*logs_call(self._addresses, start, end)))
-        except ChainError as error:
-            if error.code != "rpc_range_too_large" or end == start:
-                raise
+        before, found = await self._rpc.batch([block_call(end), logs_call(self._addresses, start, end)])
+        if isinstance(found, ChainError):
+            if found.code != "rpc_range_too_large" or end == start:
+                raise found
             self._chunk_blocks = max(1, (end - start + 1) // 2)
             return await self._read(start, start + self._chunk_blocks - 1, last)
+        if isinstance(before, ChainError):
+            raise before
+        if before is None:
+            return []
+        logs = parse_logs(found)
         numbers = sorted({log.block_number for log in logs} | {end})
         calls = [block_call(number) for number in numbers] + ([block_call(last.number)] if last else [])
         replies = await self._rpc.batch_all(calls)
-        if before is None or any(reply is None for reply in replies):
+        if any(reply is None for reply in replies):
             return []
         if last is not None and not _is_same(replies.pop(), last):
             return []
         blocks = {block.number: block for block in map(parse_block, replies)}
-        if blocks[end].hash != before.hash or any(log.block_hash != blocks[log.block_number].hash for log in logs):
+        is_settled = blocks[end].hash == parse_block(before).hash
+        if not is_settled or any(log.block_hash != blocks[log.block_number].hash for log in logs):
             return []  # the chain moved while it was read: look again
         by_block = {number: tuple(group) for number, group in groupby(logs, key=lambda log: log.block_number)}
         self._chunk_blocks = min(self.policy.chunk_blocks, self._chunk_blocks * 2)

@@ -43,7 +43,11 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "rpc_range_too_large",
         "ask for fewer blocks at once",
     ),
-    (r"unknown block|(block|header)( is)? not found|blocks.*(not|cannot be) found|BlockOutOfRange", "block_unknown", ""),
+    (
+        r"unknown block|(block|header)( is)? not found|blocks.*(not|cannot be) found|BlockOutOfRange",
+        "block_unknown",
+        "",
+    ),
     (
         r"gas limit.*(cap|too high|exceed)|exceeds (the )?(block|tx|transaction) gas",
         "gas_limit_too_high",

@@ -145,7 +145,7 @@ class Transport:
                 reply = await _read_bounded(response)
                 if response.status == 429 or response.status >= 500:
                     raise EndpointFailed(f"HTTP {response.status}", was_sent=response.status != 429)
-                if response.status >= 400 and not reply.lstrip().startswith((b"{", b"[")):
+                if response.status >= 300 and not reply.lstrip().startswith((b"{", b"[")):
                     raise EndpointFailed(f"HTTP {response.status}: {reply[:120]!r}", was_sent=False)
                 return reply
         except aiohttp.ClientConnectorError as error:
