@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from steelyard.chain.deploy import deploy, verify_deployment
@@ -38,8 +38,21 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Funds:
+    """What the accounts of a network begin with, in nano."""
+
+    wallet: int = WALLET_NANO
+    gateway_stake: int = STAKE_NANO
+    provider_stake: int = STAKE_NANO
+    deposit: int = DEPOSIT_NANO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePlan:
-    """A service that every provider of the network offers; prices are nano per 1,000,000 units."""
+    """A service that every provider of the network offers; prices are nano per 1,000,000 units.
+
+    `options` are the kind's own, as the nodes' settings give them.
+    """
 
     name: str
     kind: str
@@ -47,6 +60,7 @@ class ServicePlan:
     grade: int
     price_in: int
     price_out: int
+    options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +117,16 @@ class Genesis:
     """Sets one deployment up for its first calls.
 
     Args:
-        rpc, deployment: the chain. accounts: who takes part. blobs: where manifests go. report: told of each step.
+        rpc, deployment: the chain. accounts: who takes part. funds: what they begin with. blobs: where manifests go.
+        report: told of each step.
     """
 
     def __init__(
-        self, rpc: ChainRpc, deployment: Deployment, accounts: Accounts, blobs: BlobStore, report: Report
+        self, rpc: ChainRpc, deployment: Deployment, accounts: Accounts, funds: Funds, blobs: BlobStore, report: Report
     ) -> None:
         self._deployment = deployment
         self._accounts = accounts
+        self._funds = funds
         self._blobs = blobs
         self._report = report
         self._registry = RegistryClient(rpc, deployment)
@@ -146,14 +162,15 @@ class Genesis:
         poor = [
             account
             for account, balance, stake in zip(accounts, balances, stakes, strict=True)
-            if balance + stake < STAKE_NANO
+            if balance + stake < self._funds.gateway_stake + self._funds.deposit
         ]
-        await asyncio.gather(*(self._yard.transfer(self._senders["deployer"], a, WALLET_NANO) for a in poor))
+        await asyncio.gather(*(self._yard.transfer(self._senders["deployer"], a, self._funds.wallet) for a in poor))
 
     async def _stake(self, name: str, role: Role) -> None:
+        wanted = self._funds.gateway_stake if role is Role.GATEWAY else self._funds.provider_stake
         held = await self._registry.fetch_stake(self._accounts[name].account, role)
-        if held < STAKE_NANO:
-            await self._registry.stake(self._senders[name], role, STAKE_NANO - held)
+        if held < wanted:
+            await self._registry.stake(self._senders[name], role, wanted - held)
 
     async def _join_gateway(self, url: str) -> None:
         sender = self._senders["gateway"]
@@ -161,8 +178,8 @@ class Genesis:
         if await self._registry.fetch_gateway_url(sender.account) != url:
             await self._registry.set_gateway(sender, url)
         account = await self._escrow.fetch_account(sender.account)
-        if account.deposit_nano < DEPOSIT_NANO // 10:
-            await self._escrow.deposit(sender, sender.account, DEPOSIT_NANO)
+        if account.deposit_nano < self._funds.deposit // 10:
+            await self._escrow.deposit(sender, sender.account, self._funds.deposit)
 
     async def _register(self, plan: ServicePlan) -> None:
         cid = await self._blobs.put(plan.manifest)

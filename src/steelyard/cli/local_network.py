@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.cli.genesis import (
     Accounts,
+    Funds,
     Genesis,
     ServicePlan,
     open_accounts,
@@ -52,9 +53,12 @@ class NetworkPlan:
     """What a network consists of.
 
     Args:
-        home: its folder. services: built by `services_of`. providers: how many nodes; each offers every service.
-        chain_port, http_port, link_port: 0 takes a free one. node: further settings of the node section, as TOML says
-            them. parameters: of the contracts; None takes a development chain's.
+        home: its folder. services: from `offerings`. providers: how many nodes; each offers every service.
+        chain_port, http_port, link_port: 0 takes a free one.
+        node, gateway: further settings of those sections, by key.
+        parameters: of the contracts; None takes a development chain's. funds: what accounts begin with.
+        node_database: a node's database URL by its name; None keeps SQLite files in the home.
+        is_dev_time: the chain's clock may be moved forward.
     """
 
     home: Path
@@ -66,6 +70,8 @@ class NetworkPlan:
     node: dict[str, Any] = field(default_factory=dict)
     gateway: dict[str, Any] = field(default_factory=dict)
     parameters: DeploymentParameters | None = None
+    funds: Funds = field(default_factory=Funds)
+    node_database: Callable[[str], str] | None = None
     is_dev_time: bool = False
 
 
@@ -113,6 +119,8 @@ class Network:
     async def start_node(self, name: str) -> Child:
         """Start one provider's node."""
         arguments = ["node", "run", "--wallet", name, "--gateway", self.base_url.removesuffix("/v1")]
+        if self.plan.node_database is not None:
+            arguments += ["--database", self.plan.node_database(name)]
         return await self.processes.start(name, arguments, environment=self.environment)
 
 
@@ -138,7 +146,7 @@ async def open_network(plan: NetworkPlan, report: Report) -> AsyncIterator[Netwo
             report("deploying the contracts")
             parameters = plan.parameters or DeploymentParameters(protocol_pot=accounts["protocol-pot"].account)
             network.deployment = await open_deployment(rpc, accounts, settings.deployment_file, parameters)
-            genesis = Genesis(rpc, network.deployment, accounts, FolderBlobs(settings.blobs_folder), report)
+            genesis = Genesis(rpc, network.deployment, accounts, plan.funds, FolderBlobs(settings.blobs_folder), report)
             await genesis.build(plan.services, network.base_url.removesuffix("/v1"))
         report("starting the gateway")
         await network.start_gateway()
@@ -223,6 +231,9 @@ def render_config(plan: NetworkPlan) -> str:
     lines += ["", "[node]", *(f"{key} = {json.dumps(value)}" for key, value in plan.node.items())]
     for service in plan.services:
         lines += ["", "[[node.services]]", f"name = {json.dumps(service.name)}"]
+        if service.options:
+            options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in service.options.items())
+            lines.append(f"options = {{ {options} }}")
     return "\n".join(lines) + "\n"
 
 

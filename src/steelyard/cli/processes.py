@@ -53,8 +53,15 @@ class Processes:
         self._logs = logs
         self._drains: set[asyncio.Task[None]] = set()
 
-    async def start(self, name: str, arguments: Sequence[str], *, environment: dict[str, str] | None = None) -> Child:
-        """Start ``python -m steelyard ARGUMENTS`` and wait for its ready line.
+    async def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = ("-m", "steelyard"),
+    ) -> Child:
+        """Start ``python PROGRAM ARGUMENTS`` and wait for its ready line.
 
         Raises:
             ConfigError: it ended, or said nothing, before it was ready; shows the last line of its log.
@@ -64,8 +71,7 @@ class Processes:
         with log.open("ab") as sink:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "steelyard",
+                *program,
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
