@@ -50,7 +50,7 @@ class _ChoiceDelta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     delta: _ChoiceDelta | None = None
     text: str | None = None
-    logprobs: msgspec.Raw | None = None
+    logprobs: msgspec.Raw = msgspec.Raw()
     finish_reason: str | None = None
 
 
@@ -217,15 +217,16 @@ def _read_event(event: bytes) -> list[Delta]:
     deltas = []
     for choice in found.choices[:1]:
         delta = choice.delta or _ChoiceDelta()
-        logprobs = None if choice.logprobs is None or bytes(choice.logprobs) == b"null" else choice.logprobs
+        logprobs = bytes(choice.logprobs)
+        has_logprobs = logprobs not in (b"", b"null")
         text = delta.content or choice.text or ""
         calls = [_without_nulls(msgspec.to_builtins(call)) for call in delta.tool_calls or ()]
-        if text or calls or logprobs is not None or choice.finish_reason:
+        if text or calls or has_logprobs or choice.finish_reason:
             deltas.append(
                 Delta(
                     text=text,
                     tool_calls=calls or None,
-                    logprobs=None if logprobs is None else msgspec.Raw(bytes(logprobs)),
+                    logprobs=msgspec.Raw(logprobs) if has_logprobs else None,
                     finish_reason=choice.finish_reason,
                 )
             )
