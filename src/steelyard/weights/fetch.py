@@ -85,9 +85,7 @@ async def fetch_weights(
             raise ConfigError(f"the weights at {url} hash to {made}, expected {sha256}: deleted")
         if size_bytes and size != size_bytes:
             part.unlink()
-            raise ConfigError(
-                f"the weights at {url} have {size} bytes, expected {size_bytes}: deleted, they are not those"
-            )
+            raise ConfigError(f"the weights at {url} have {size} bytes, expected {size_bytes}: deleted")
         path = await asyncio.to_thread(cache.keep, part, made)
         if not sha256:
             cache.remember(key, made)
@@ -114,9 +112,7 @@ def _web_url(scheme: str, rest: str, sha256: str) -> str:
         if not urlsplit(url).hostname:
             raise ConfigError(f"weights at {url!r}: the URL names no host")
         if scheme == "http" and not sha256:
-            raise ConfigError(
-                f"weights at {url!r}: without a hash only https: can be trusted; give the hash, or use https:"
-            )
+            raise ConfigError(f"weights at {url!r}: give their hash, or use https: without one http: can't be trusted")
         return url
     where, _, revision = rest.partition("@")
     parts = where.split("/", 2)
