@@ -196,14 +196,14 @@ contract Escrow is AccessManaged, Deposits, Domain {
     ) private returns (Skip reason, uint256 amount) {
         if (!_isSigned(voucher)) return (Skip.BadSignature, 0);
         if (voucher.provider == address(0)) return (Skip.BadProvider, 0);
-        if (!_enter(voucher.serviceId, run)) return (Skip.UnknownService, 0);
-        Account storage account = _accounts[voucher.gateway];
-        (uint256 funds, uint256 owed, bool isOpen) = (account.deposit, account.owed, account.isOpen);
-        if (!isOpen) return (Skip.NoAccount, 0);
         Lane storage totals = _lanes[lane];
         (uint128 accepted, uint128 paid) = (totals.accepted, totals.paid);
         if (voucher.cumulative < accepted) return (Skip.LowerTotal, 0);
         if (voucher.cumulative == paid) return (Skip.NothingDue, 0);
+        if (!_enter(voucher.serviceId, run)) return (Skip.UnknownService, 0);
+        Account storage account = _accounts[voucher.gateway];
+        (uint256 funds, uint256 owed, bool isOpen) = (account.deposit, account.owed, account.isOpen);
+        if (!isOpen) return (Skip.NoAccount, 0);
         owed += voucher.cumulative - accepted;
         if (owed > type(uint128).max) return (Skip.TooHigh, 0);
 

@@ -61,7 +61,7 @@ def set_authority(world: World, code: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["yard", "registry", "escrow", "ledger"])
 def test_restricted_functions_are_these_alone(world: World, name: str) -> None:
-    """Every function that changes anything is tried: these are refused to strangers, and none of them moves a deposit."""
+    """Every function that changes anything is tried by a stranger: it is refused these, and none moves a deposit."""
     contract, stranger = getattr(world, name), world.account("stranger")
     refused = set()
     for entry in contract.interface.artifact.abi:

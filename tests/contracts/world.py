@@ -17,7 +17,7 @@ from eth_abi import encode
 from tests.contracts.contract import Contract, Interface, Receipt
 from tests.contracts.evm import CHAIN_ID, Evm
 
-from steelyard.chain.artifacts import ContractName, load_artifact
+from steelyard.chain.artifacts import Artifact, ContractName, load_artifact
 from steelyard.protocol.hashing import ZERO32, keccak
 from steelyard.protocol.messages import Message, Offer, Voucher
 from steelyard.protocol.signing import Domain, SigningKey, compact_signature
@@ -86,6 +86,11 @@ class World:
         contract = Contract(self.evm, interface, created, self._contracts)
         self._contracts.append(contract)
         return contract
+
+    def creation_gas(self, artifact: Artifact, *args: Any) -> int:
+        """Return what deploying an artefact costs, whole."""
+        code = artifact.bytecode + encode(Interface(artifact).constructor, args)
+        return self.evm.send(self.admin, None, code).gas_used
 
     def actor(self, name: str) -> SigningKey:
         """Return the key that a name stands for."""
