@@ -81,7 +81,7 @@ def parse_reply(raw: bytes) -> RpcReply:
     """Return one response; raises EndpointFailed if it isn't one or says to slow down."""
     try:
         reply = _SINGLE.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EndpointFailed(f"its answer isn't JSON-RPC: {raw[:60]!r}", was_sent=True) from error
     if reply.error is not None and reply.error.code == _RATE_LIMITED:
         raise EndpointFailed(f"it asks to slow down: {reply.error.message[:120]}", was_sent=False)
@@ -96,7 +96,7 @@ def parse_replies(raw: bytes, count: int) -> list[RpcReply]:
         raise EndpointFailed(f"it refuses batches: {words}", was_sent=False)
     try:
         replies = _MANY.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EndpointFailed(f"its answer isn't JSON-RPC: {raw[:60]!r}", was_sent=True) from error
     by_id = {reply.id: reply for reply in replies}
     try:

@@ -129,7 +129,7 @@ class Transport:
         try:
             reply = await self._post_once(endpoint, _CHAIN_ID_BODY)
             served = int(msgspec.json.decode(reply)["result"], 16)
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise EndpointFailed("its answer to eth_chainId isn't JSON-RPC", was_sent=False) from error
         except EndpointFailed as failure:
             raise EndpointFailed(str(failure), was_sent=False) from failure

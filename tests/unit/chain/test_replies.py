@@ -15,6 +15,7 @@ from steelyard.errors import Reverted
 from steelyard.protocol.hashing import keccak
 
 ACCOUNT = b"\x11" * 20
+DEEP = b'{"result":' + b"[" * 5_000
 
 
 def revert_data(signature: str, *values: Any) -> bytes:
@@ -96,7 +97,9 @@ def test_explain_revert_any_bytes_give_words(data: bytes, reason: str) -> None:
     assert explain_revert(data)[0] == reason
 
 
-@pytest.mark.parametrize("raw", [b"<html>", b"", b"[]", b'"x"', b'{"error": 5}', b"\xff"])
+@pytest.mark.parametrize(
+    "raw", [b"<html>", b"", b"[]", b'"x"', b'{"error": 5}', b"\xff", pytest.param(DEEP, id="deep")]
+)
 def test_parse_reply_no_json_rpc_is_the_endpoints_failure(raw: bytes) -> None:
     """What isn't JSON-RPC makes the client ask another endpoint."""
     with pytest.raises(EndpointFailed):
