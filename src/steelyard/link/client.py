@@ -124,6 +124,15 @@ class LinkClient:
         if self._down is not None and not self._down.done():
             self._down.set_result("the node is stopping")
 
+    def abort(self) -> None:
+        """Stop `run` and cut the connection without a word, as the death of this process would."""
+        self._is_closed = True
+        self._wake.set()
+        if self._session is not None:
+            self._session.pipe.abort()
+        if self._down is not None and not self._down.done():
+            self._down.set_result("aborted")
+
     async def _watch(self, down: asyncio.Future[str]) -> str:
         while True:
             done, _ = await asyncio.wait([down], timeout=_CHECK_S)

@@ -44,6 +44,7 @@ from steelyard.link.wire import Wire
 from steelyard.protocol.lanes import LaneState, SignedBatch
 from steelyard.protocol.messages import Receipt
 
+DRAIN_BYTES = 1 << 20
 _log = structlog.get_logger("steelyard.link")
 
 
@@ -74,6 +75,7 @@ class GatewaySession:
         self._decoder = FrameDecoder[ToNode](ToNode)
         self._loop = asyncio.get_running_loop()
         self._resume_timer: asyncio.TimerHandle | None = None
+        self._drained = asyncio.Event()
         self._handlers: dict[type[Frame], Callable[..., None]] = {
             Open: self._on_open,
             Cancel: self._on_cancel,
@@ -94,7 +96,7 @@ class GatewaySession:
 
     @property
     def is_over(self) -> bool:
-        """Whether the session has ended: what is sent on it goes nowhere."""
+        """See `port.GatewayLink`."""
         return self.pipe.is_over
 
     @property
@@ -102,19 +104,20 @@ class GatewaySession:
         """How many calls have neither receipt nor failure."""
         return len(self._calls)
 
-    async def send_piece(self, call_id: bytes, piece: Piece) -> None:
+    async def send_piece(self, call_id: bytes, piece: Piece) -> bool:
         """See `port.GatewayLink`."""
         while (stream := self._calls.get(call_id)) is not None:
             if stream.has_room(self._limits.stream_buffer_bytes):
                 stream.pieces -= 1
                 self.pipe.send(self._encode(Part(call_id, piece)), stream)
-                return
+                return True
             room: asyncio.Future[None] = self._loop.create_future()
             stream.on_room = lambda waiter=room: waiter.done() or waiter.set_result(None)
             await room
+        return False
 
     def send_done(self, call_id: bytes, receipt: Receipt, piece: Piece | None) -> None:
-        """See `port.GatewayLink`; raises TooLarge for a piece beyond the message limit, and the call stays open."""
+        """See `port.GatewayLink`."""
         frame = self._encode(Done(call_id, receipt, piece))
         if self._calls.close(call_id):
             self.pipe.send(frame)
@@ -131,6 +134,12 @@ class GatewaySession:
     def send_claim(self, claim: LaneClaim) -> None:
         """See `port.GatewayLink`."""
         self.pipe.send(self._encode(Claim(claim)))
+
+    async def drain(self) -> None:
+        """See `port.GatewayLink`."""
+        while self.pipe.outbox.size_bytes > DRAIN_BYTES and not self.pipe.is_over:
+            self._drained.clear()
+            await self._drained.wait()
 
     def update_offers(self, offers: Sequence[SignedOffer]) -> None:
         """See `port.GatewayLink`."""
@@ -158,6 +167,7 @@ class GatewaySession:
         was_up = self.is_up
         self.pipe.end(build_goodbye(error, reason, is_over=True))
         self._backlog.close()
+        self._drained.set()
         if self._resume_timer is not None:
             self._resume_timer.cancel()
         if was_up:
@@ -180,6 +190,7 @@ class GatewaySession:
 
     def _attach(self, wire: Wire, peer_received: int) -> None:
         self.pipe.attach(wire, peer_received, None, self._on_message, self._on_lost)
+        self._drained.set()
         if self._resume_timer is not None:
             self._resume_timer.cancel()
             self._resume_timer = None
@@ -223,6 +234,7 @@ class GatewaySession:
 
     def _on_ack(self, frame: Ack) -> None:
         self.pipe.outbox.acknowledge(frame.received)
+        self._drained.set()
 
     def _on_open(self, frame: Open) -> None:
         check_open(frame, self._limits.max_body_bytes)

@@ -82,6 +82,16 @@ class Pipe:
             wire.close(None if goodbye is None else encode_frame(goodbye))
         self.outbox = Outbox()
 
+    def abort(self) -> None:
+        """Cut the connection and end, telling neither the peer nor anyone here."""
+        self.is_over = True
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        self._last_wire, self._wire = self._wire, None
+        if self._last_wire is not None:
+            self._last_wire.abort()
+
     async def join(self) -> None:
         """Wait until the last connection is closed, after `end`."""
         if self._last_wire is not None:

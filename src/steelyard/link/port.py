@@ -211,11 +211,23 @@ class GatewayLink(Protocol):
     def is_up(self) -> bool:
         """Whether the connection stands; what is sent meanwhile is kept for the resume window."""
 
-    async def send_piece(self, call_id: bytes, piece: Piece) -> None:
-        """Send a chunk; waits while the gateway has granted no more, or 64 KiB of the stream aren't acknowledged."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the session has ended: what is sent on it goes nowhere."""
+
+    async def send_piece(self, call_id: bytes, piece: Piece) -> bool:
+        """Send a chunk; waits while the gateway has granted no more, or 64 KiB of the stream aren't acknowledged.
+
+        Returns True once it is sent, False if the call is over. Cancelled while it waits, nothing was sent. One at a
+        time for each call.
+        """
 
     def send_done(self, call_id: bytes, receipt: Receipt, piece: Piece | None) -> None:
-        """End a call with its receipt (and its only piece, for calls that don't stream)."""
+        """End a call with its receipt (and its only piece, for calls that don't stream).
+
+        Raises:
+            TooLarge: the piece is longer than a message may be; nothing was sent and the call is still open.
+        """
 
     def send_fail(self, call_id: bytes, failure: Failure) -> None:
         """End a call without a receipt."""
@@ -225,6 +237,9 @@ class GatewayLink(Protocol):
 
     def send_claim(self, claim: LaneClaim) -> None:
         """Send the history of a lane that the gateway doesn't know."""
+
+    async def drain(self) -> None:
+        """Wait while much of what was sent isn't acknowledged; for whoever sends long histories."""
 
     def update_offers(self, offers: Sequence[SignedOffer]) -> None:
         """Tell the gateway of new terms; it asks `admit_provider` again and drops the link if it is refused."""
