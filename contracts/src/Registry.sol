@@ -54,9 +54,10 @@ contract Registry is Stakes, Domain {
     bytes32 private constant OFFER_TYPEHASH = keccak256(
         "Offer(address provider,bytes32 serviceId,uint64 priceIn,uint64 priceOut,uint8 grade,bytes32 manifest,uint64 seq)"
     );
-    /// @dev Bit c is set where character c may stand in a name: a-z 0-9 - . _ : /
-    uint256 private constant NAME_CHARACTERS = (((1 << 26) - 1) << 0x61) | (((1 << 10) - 1) << 0x30) | (1 << 0x2d)
-        | (1 << 0x2e) | (1 << 0x5f) | (1 << 0x3a) | (1 << 0x2f);
+    /// @dev Bit c is set where character c may stand in a name: a-z 0-9 first, and then also - . / : @ _
+    uint256 private constant ALPHANUMERICS = (((1 << 26) - 1) << 0x61) | (((1 << 10) - 1) << 0x30);
+    uint256 private constant NAME_CHARACTERS =
+        ALPHANUMERICS | (1 << 0x2d) | (1 << 0x2e) | (1 << 0x2f) | (1 << 0x3a) | (1 << 0x40) | (1 << 0x5f);
     uint256 private constant MAX_NAME_BYTES = 64;
     uint256 private constant MAX_KIND_BYTES = 32;
     uint256 private constant MAX_URL_BYTES = 256;
@@ -94,7 +95,7 @@ contract Registry is Stakes, Domain {
     error NotActive(address account, uint8 role);
     /// @notice A text has `length` bytes, which must be from `least` to `most`.
     error BadLength(uint256 length, uint256 least, uint256 most);
-    /// @notice The character at `position` (from 0) is not one of a-z 0-9 - . _ : /
+    /// @notice The character at `position` (from 0) is not one of a-z 0-9, or after the first of - . / : @ _
     error BadCharacter(uint256 position);
     /// @notice The shares add up to `sum` basis points, not 10,000.
     error BadSplit(uint256 sum);
@@ -134,8 +135,8 @@ contract Registry is Stakes, Domain {
     }
 
     /// @notice Anyone, who becomes its builder: registers a service for ever.
-    /// @param name 1 to 64 bytes of a-z 0-9 - . _ : /
-    /// @param kind the sort of work, 1 to 32 bytes of the same characters.
+    /// @param name 1 to 64 bytes of a-z 0-9 - . / : @ _, the first a letter or digit.
+    /// @param kind the sort of work, 1 to 32 bytes by the same rule.
     /// @param manifest sha256 digest of the manifest blob.
     /// @param splitBps shares of provider, builder, data pot and protocol in basis points; their sum is 10,000.
     /// @param dataPot who receives the data share; may be zero only where that share is.
@@ -210,7 +211,8 @@ contract Registry is Stakes, Domain {
     function _checkName(bytes calldata name, uint256 most) private pure {
         if (name.length == 0 || name.length > most) revert BadLength(name.length, 1, most);
         for (uint256 i = 0; i < name.length; ++i) {
-            if ((NAME_CHARACTERS >> uint8(name[i])) & 1 == 0) revert BadCharacter(i);
+            uint256 allowed = i == 0 ? ALPHANUMERICS : NAME_CHARACTERS;
+            if ((allowed >> uint8(name[i])) & 1 == 0) revert BadCharacter(i);
         }
     }
 }
