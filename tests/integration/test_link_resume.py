@@ -22,7 +22,9 @@ from tests.link_world import (
 
 from steelyard.link.client import LinkClient
 from steelyard.link.server import LinkServer
-from steelyard.protocol.lanes import LaneState
+from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.lanes import LaneState, SignedBatch
+from steelyard.protocol.messages import Batch
 
 
 def test_cut_connection_is_back_within_two_seconds() -> None:
@@ -270,5 +272,23 @@ def test_gateway_that_forgets_sessions_is_dialled_with_the_old_session_named() -
         await client.aclose()
         await task
         await gateway.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_last_batches_before_a_goodbye_are_still_taken() -> None:
+    """A node that stops in order is paid for its last batches: the gateway finishes what it received."""
+
+    async def scenario() -> None:
+        async with linked() as world:
+            world.gateway.batch_gate.clear()
+            for seq in range(1, 6):
+                batch = Batch(LANE.gateway, LANE.provider, LANE.service_id, 7, seq, ZERO32, ZERO32, 1, seq)
+                world.node_link.send_batch(SignedBatch(batch, b"\x00" * 65), [seq.to_bytes(16, "big")])
+            await world.client.aclose()
+            await until(lambda: world.server.links == ())
+            assert world.gateway.batches == []
+            world.gateway.batch_gate.set()
+            await until(lambda: len(world.gateway.batches) == 5)
 
     asyncio.run(scenario())

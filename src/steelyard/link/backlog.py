@@ -53,14 +53,15 @@ class Backlog:
             self.is_full = True
             self._on_full()
 
-    def close(self) -> None:
-        """Drop what waits; the job that runs is left to end by itself, it may be writing."""
+    def close(self, *, is_dropping: bool) -> None:
+        """Take no more; what waits is dropped, or still done. The job that runs may be writing and is left alone."""
         self._is_closed = True
-        self._jobs.clear()
+        if is_dropping:
+            self._jobs.clear()
 
     async def join(self) -> None:
-        """Wait for the job that runs."""
-        if self._task is not None:
+        """Wait for the jobs that are still to be done."""
+        if self._task is not None and self._task is not asyncio.current_task():
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
@@ -79,6 +80,5 @@ class Backlog:
             self._task = None
 
     def _fail(self, error: SteelyardError) -> None:
-        if not self._is_closed:
-            self.close()
-            self._on_error(error)
+        self.close(is_dropping=True)
+        self._on_error(error)

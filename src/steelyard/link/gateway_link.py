@@ -156,9 +156,8 @@ class GatewaySession:
 
     def fail(self, error: SteelyardError) -> None:
         """End the session for a breach of the gateway, or a fault of our own; it is recorded."""
-        if not self.pipe.is_over:
-            self._side.on_peer_refused(self.gateway, error)
-            self.end(error.message, error)
+        self._side.on_peer_refused(self.gateway, error)
+        self.end(error.message, error)
 
     def end(self, reason: str, error: SteelyardError | None = None) -> None:
         """End the session: the node is asked to cancel every call in flight. Safe to call twice."""
@@ -166,7 +165,7 @@ class GatewaySession:
             return
         was_up = self.is_up
         self.pipe.end(build_goodbye(error, reason, is_over=True))
-        self._backlog.close()
+        self._backlog.close(is_dropping=error is not None)
         self._drained.set()
         if self._resume_timer is not None:
             self._resume_timer.cancel()
@@ -216,7 +215,8 @@ class GatewaySession:
                     counted += 1
             self.pipe.take(len(frames), counted, size)
         except SteelyardError as error:
-            self.fail(error)
+            if not self.pipe.is_over:
+                self.fail(error)
         except Exception as error:  # a supervisor: our own fault ends this link, and is logged whole
             _log.exception("link_message_failed")
             self.fail(Fault(f"{type(error).__name__} in a link's callback"))

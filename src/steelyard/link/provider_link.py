@@ -141,7 +141,8 @@ class ProviderSession:
 
     def drop(self, reason: str) -> None:
         """See `port.ProviderLink`."""
-        self.fail(PeerError(reason, code="dropped"))
+        if not self.pipe.is_over:
+            self.fail(PeerError(reason, code="dropped"))
 
     def attach(self, wire: Wire, peer_received: int, ready: Ready) -> None:
         """Go on over a new connection, from now on; raises BadMessage if the peer's count can't be right."""
@@ -158,9 +159,8 @@ class ProviderSession:
 
     def fail(self, error: SteelyardError) -> None:
         """End the session for a breach of the peer, or a fault of our own; it is recorded."""
-        if not self.pipe.is_over:
-            self._side.on_peer_refused(self.provider, error)
-            self.end(error.message, error)
+        self._side.on_peer_refused(self.provider, error)
+        self.end(error.message, error)
 
     def end(self, reason: str, error: SteelyardError | None = None) -> None:
         """End the session: all calls in flight fail, the peer is told. Safe to call twice."""
@@ -168,7 +168,7 @@ class ProviderSession:
             return
         was_up = self.is_up
         self.pipe.end(build_goodbye(error, reason, is_over=True))
-        self._backlog.close()
+        self._backlog.close(is_dropping=error is not None)
         if self._resume_timer is not None:
             self._resume_timer.cancel()
         if was_up:
@@ -219,7 +219,8 @@ class ProviderSession:
                     counted += 1
             self.pipe.take(len(frames), counted, size)
         except SteelyardError as error:
-            self.fail(error)
+            if not self.pipe.is_over:
+                self.fail(error)
         except Exception as error:  # a supervisor: our own fault ends this link, and is logged whole
             _log.exception("link_message_failed")
             self.fail(Fault(f"{type(error).__name__} in a link's callback"))
