@@ -140,7 +140,9 @@ class RpcServer:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             text = f"Steelyard embedded chain {self._chain.chain_id}: POST JSON-RPC here, or open a WebSocket.\n"
             return web.Response(text=text, status=405, headers={"Allow": "POST, OPTIONS", **self._cors(request)})
-        socket = web.WebSocketResponse(heartbeat=WEBSOCKET_PING_S, max_msg_size=self._settings.max_body_bytes)
+        socket = web.WebSocketResponse(
+            heartbeat=WEBSOCKET_PING_S, max_msg_size=self._settings.max_body_bytes, compress=False
+        )
         await socket.prepare(request)
         self._sockets.add(socket)
         try:
