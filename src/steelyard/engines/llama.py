@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from steelyard.engines.llama_server import LlamaOptions, LlamaServer, open_llama_server
+from steelyard.engines.llama_server import REFUSED, LlamaOptions, LlamaServer, open_llama_server
 from steelyard.engines.llama_session import LlamaSession, raise_error
 from steelyard.engines.port import Embeddings, EngineInfo, Progress
 from steelyard.engines.vocabulary import Vocabulary
@@ -118,7 +118,12 @@ class LlamaEngine:
                 )
             generator = await open_llama_server(self._path, self._options)
             self._generator, self._vocabulary = generator, vocabulary
-            self._info = await self._measure(header, vocabulary, size)
+            try:
+                self._info = await self._measure(header, vocabulary, size)
+            except BaseException:
+                self._generator = None
+                await generator.aclose()
+                raise
             progress("loading the model", size, size)
 
     async def _measure(self, header: GgufHeader, vocabulary: Vocabulary, size: int) -> EngineInfo:
@@ -155,7 +160,14 @@ class LlamaEngine:
         return list((await self._server().post("/tokenize", body))["tokens"])
 
     async def render(self, messages: Sequence[dict[str, Any]]) -> list[int]:
-        rendered = await self._server().post("/apply-template", {"messages": list(messages)})
+        try:
+            rendered = await self._server().post("/apply-template", {"messages": list(messages)})
+        except Unavailable as error:
+            if error.code != REFUSED:
+                raise
+            raise BadRequest(
+                f"the model's chat template refuses this conversation: {error.message}", param="messages"
+            ) from error
         return await self.tokenise(rendered["prompt"])
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -24,6 +24,9 @@ from steelyard.errors import ConfigError, Unavailable
 _HTTP_TIMEOUT = aiohttp.ClientTimeout(total=60)
 _QUIET = -1
 
+REFUSED = "engine_refused"
+"""The code of a request that the server understood and would not do."""
+
 
 class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is opened: sequences at once, compute threads, context per sequence, and prompt tokens per batch."""
@@ -66,7 +69,8 @@ class LlamaServer:
         try:
             async with self._http.post(self.base_url + path, json=body) as response:
                 if response.status != 200:
-                    raise Unavailable(f"llama.cpp answered {response.status} to {path}", code="engine_failed")
+                    message = (await response.content.read(4096)).decode("utf-8", "replace")
+                    raise Unavailable(f"llama.cpp answered {response.status} to {path}: {message}", code=REFUSED)
                 return await response.json()  # type: ignore[no-any-return]  # JSON objects, by its documentation
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(f"llama.cpp did not answer {path}: {error}", code="engine_failed") from error

@@ -1,0 +1,93 @@
+"""docs/spec/services.md and docs/spec/kinds/: the law and the code name the same things and the same numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from steelyard.services.bodies import MAX_STOPS
+from steelyard.services.body_reader import HARMLESS, NEUTRAL
+from steelyard.services.chat.evidence import (
+    CLAIM_TAG,
+    DISTANCE_CLIP,
+    FLOOR,
+    RELAY_TAG,
+    REPLAY_TAG,
+    ROW_BYTES,
+    STEPS_PER_NAT,
+)
+from steelyard.services.chat.service import RELAY_PARAMETERS, STEP_PARAMETERS
+from steelyard.services.discovery import installed_services
+from steelyard.services.echo import PARAMETERS as ECHO_PARAMETERS
+from steelyard.services.embeddings.service import BATCH, EXTRA_TOKENS
+from steelyard.services.manifest import MAX_MANIFEST_BYTES, Manifest
+from steelyard.weights.http import FRUITLESS_TRIES
+
+SPEC = Path(__file__).parents[3] / "docs" / "spec"
+SERVICES = (SPEC / "services.md").read_text()
+KINDS = installed_services().kinds
+
+
+def row(page: str, name: str) -> str:
+    """The second cell of a table's row."""
+    found = re.search(rf"^\| {re.escape(name)} \| (.+?) \|$", page, flags=re.MULTILINE)
+    assert found, name
+    return found[1]
+
+
+def words(cell: str) -> list[str]:
+    """What stands in backquotes."""
+    return re.findall(r"`([a-z_.]+)`", cell)
+
+
+def test_manifest_fields_are_the_laws() -> None:
+    """Every field of a manifest has its line, and no line is of a field that there isn't."""
+    section = SERVICES.split("## 1. Manifests")[1].split("## 2.")[0]
+    cells = re.findall(r"^\| (`.+?) \|", section, flags=re.MULTILINE)
+    assert {name for cell in cells for name in words(cell)} == set(Manifest.__struct_fields__)
+    assert f"{MAX_MANIFEST_BYTES:,} bytes" in " ".join(section.split())
+
+
+def test_fields_that_pass_are_the_laws() -> None:
+    """Neutral fields and harmless values are those that the page lists."""
+    section = SERVICES.split("## 3. Requests")[1].split("## 4.")[0]
+    first, second = re.findall(r"^\d\. (.+?)(?=^\d\. |^$)", section, flags=re.MULTILINE | re.DOTALL)[:2]
+    assert set(words(first.partition("pass:")[2])) == NEUTRAL
+    second_text = " ".join(second.split())
+    for name in HARMLESS:
+        assert f"`{name}" in second_text or (name.endswith("_penalty") and "penalties of 0" in second_text), name
+
+
+@pytest.mark.parametrize("name", sorted(set(KINDS) & {"echo", "chat", "embeddings"}))
+def test_kind_declares_what_its_page_says(name: str) -> None:
+    """Unit, check and APIs on the page are those of the class."""
+    page, kind = (SPEC / "kinds" / f"{name}.md").read_text(), KINDS[name]
+    assert words(row(page, "unit"))[0] == kind.unit
+    assert words(row(page, "check"))[0] == kind.check
+    assert set(words(row(page, "APIs"))) == kind.apis
+
+
+def test_parameters_are_the_pages() -> None:
+    """What the pages call honoured is what the manifests list."""
+    chat, echo = (SPEC / "kinds" / "chat.md").read_text(), (SPEC / "kinds" / "echo.md").read_text()
+    assert tuple(words(row(chat, "parameters, stepped"))) == STEP_PARAMETERS
+    assert tuple(words(row(chat, "parameters, relayed"))) == RELAY_PARAMETERS
+    assert tuple(words(row(echo, "parameters"))) == ECHO_PARAMETERS
+
+
+def test_numbers_are_the_pages() -> None:
+    """Row size, steps, floor, clip, tags, stops and batches stand in the law as they stand in the code."""
+    chat, embeddings = (SPEC / "kinds" / "chat.md").read_text(), (SPEC / "kinds" / "embeddings.md").read_text()
+    for text in (
+        f"{ROW_BYTES} bytes per sampled token",
+        f"steps of 1/{STEPS_PER_NAT}; {FLOOR}",
+        f"each cut to {DISTANCE_CLIP:.0f}",
+        f"at most {MAX_STOPS}",
+        *(f"`{tag.decode()}`" for tag in (CLAIM_TAG, REPLAY_TAG, RELAY_TAG)),
+    ):
+        assert text in " ".join(chat.split()), text
+    assert f"its bytes plus {EXTRA_TOKENS}" in embeddings
+    assert f"at most {BATCH} a chunk" in " ".join(embeddings.split())
+    assert {5: "five"}[FRUITLESS_TRIES] + " tries in a row" in " ".join(SERVICES.split())
