@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect, text
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from tests.databases import KINDS, empty_database_url, open_test_database
 
 from steelyard.errors import ConfigError
+from steelyard.storage import budgets, calls, lanes, node_ledger
+from steelyard.storage import events as storage_events
 from steelyard.storage.claims import claim_process
 from steelyard.storage.database import Database, open_database, parse_url
 from steelyard.storage.migrations import MIGRATIONS
+from steelyard.storage.operations import Statement, compile_statement
 from steelyard.storage.schema import METADATA
 
 
@@ -32,6 +37,28 @@ def test_schema_of_queries_equals_schema_of_migrations(kind: str) -> None:
         async with open_test_database(kind) as database, database.read() as connection:
             made = await connection.run_sync(columns)
         assert made == {table.name: list(table.columns.keys()) for table in METADATA.tables.values()}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_statement_of_the_writer_is_understood_by_the_database(kind: str) -> None:
+    """A parameter without a type, or a wrong name, is found here and not by the first operation that uses it."""
+    modules = (budgets, calls, storage_events, lanes, node_ledger)
+    statements = [value for module in modules for value in vars(module).values() if isinstance(value, Statement)]
+    assert len(statements) > 12
+
+    async def main() -> None:
+        async with open_test_database(kind) as database, database.begin() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert raw is not None
+            dialect = sqlite_dialect(paramstyle="qmark") if kind == "sqlite" else asyncpg_dialect()
+            for statement in statements:
+                sql = compile_statement(statement, dialect).sql
+                if kind == "sqlite":
+                    await raw.execute_fetchall("EXPLAIN " + sql, [None] * sql.count("?"))
+                else:
+                    await raw.prepare(sql)
 
     asyncio.run(main())
 

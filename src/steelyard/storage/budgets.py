@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Update, bindparam, insert, select, update
+from sqlalchemy import BigInteger, Update, bindparam, insert, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steelyard.errors import Fault, NotFound
@@ -27,14 +27,17 @@ from steelyard.storage.schema import budgets, slices
 _SHARE = 4
 """A lease beyond what is needed takes at most this part of what a budget has left, so that none is stranded."""
 
+_SPENT = bindparam("now_spent", type_=BigInteger)
+_RETURNED = bindparam("now_returned", type_=BigInteger)
+
 # The budget before the slice, as in `lease`: whoever locks both locks them in this order.
 _MOVE_BUDGET = Statement(
     "move budgets",
     update(budgets)
     .where(budgets.c.budget_id == bindparam("of_budget"))
     .values(
-        spent_nano=budgets.c.spent_nano + bindparam("now_spent"),
-        leased_nano=budgets.c.leased_nano - bindparam("now_spent") - bindparam("now_returned"),
+        spent_nano=budgets.c.spent_nano + _SPENT,
+        leased_nano=budgets.c.leased_nano - _SPENT - _RETURNED,
     ),
     ("of_budget", "now_spent", "now_returned"),
     rank=1,
@@ -45,12 +48,12 @@ _MOVE_SLICE = Statement(
     .where(
         slices.c.run_id == bindparam("of_run"),
         slices.c.budget_id == bindparam("of_budget"),
-        slices.c.state == "open",
-        slices.c.amount_nano - slices.c.spent_nano >= bindparam("now_spent") + bindparam("now_returned"),
+        slices.c.state == literal_column("'open'"),
+        slices.c.amount_nano - slices.c.spent_nano >= _SPENT + _RETURNED,
     )
     .values(
-        spent_nano=slices.c.spent_nano + bindparam("now_spent"),
-        amount_nano=slices.c.amount_nano - bindparam("now_returned"),
+        spent_nano=slices.c.spent_nano + _SPENT,
+        amount_nano=slices.c.amount_nano - _RETURNED,
     ),
     ("of_run", "of_budget", "now_spent", "now_returned"),
     rank=2,

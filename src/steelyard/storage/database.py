@@ -10,8 +10,10 @@ Law: docs/spec/storage.md, section 1.
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,9 +81,12 @@ async def open_database(url: str, *, synchronous: Literal["normal", "full"] = "n
     parsed = parse_url(url)
     database = _connect_lazily(parsed, synchronous == "full")
     try:
+        if database.kind == "sqlite":
+            # First without aiosqlite, whose thread complains aloud when its connection can't be opened.
+            await asyncio.to_thread(_probe_sqlite, parsed.database or "")
         async with database.begin() as connection:
             await migrate(connection)
-    except (DatabaseError, InterfaceError, OSError) as error:
+    except (DatabaseError, InterfaceError, sqlite3.Error, OSError) as error:
         await database.aclose()
         raise ConfigError(
             f"can't open the database {parsed.render_as_string()}: {_first_line(error)}", code="database_unreachable"
@@ -132,6 +137,11 @@ SQLITE_PRAGMAS = (
     "PRAGMA foreign_keys = ON",
 )
 """What every SQLite connection of ours is told first."""
+
+
+def _probe_sqlite(path: str) -> None:
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
+        connection.execute("PRAGMA schema_version").fetchone()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -31,7 +31,7 @@ class Statement:
 
     Args:
         name: shown when it fails, e.g. `insert calls`.
-        construct: SQLAlchemy Core, with one bind parameter per name in `columns`.
+        construct: SQLAlchemy Core, with one bind parameter per name in `columns`; constants as `literal_column`.
         columns: the parameters' names, in the order in which rows give their values.
         must_change: every row given must change exactly one row of the database.
         rank: lower ones run first within a group; inserts are 0.
