@@ -136,6 +136,23 @@ def test_replaced_before_its_block_is_told_so(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
+def test_replacement_of_what_is_being_sealed_comes_too_late(tmp_path: Path) -> None:
+    """A transaction that the block in the making holds is acknowledged as mined; the better paid one hears that."""
+
+    async def story(chain: EmbeddedChain) -> None:
+        created = mined(chain, await chain.submit(sign(0, to=None, data=PROBE_INIT, gas=500_000))).created
+        spin = (5).to_bytes(32, "big")
+        first = asyncio.create_task(chain.submit(sign(1, to=created, data=spin, gas=2_000_000, tip=100)))
+        await asyncio.sleep(0.02)  # long enough to be in the making, far too short to be done
+        assert not first.done()
+        second = asyncio.create_task(chain.submit(sign(1, fee=FEE * 2, tip=200)))
+        assert mined(chain, await first).block_number == 2
+        with pytest.raises(Refusal, match="nonce too low"):
+            await second
+
+    run(tmp_path, story)
+
+
 def test_queued_transaction_is_replaced_and_mined_once_the_gap_closes(tmp_path: Path) -> None:
     """A better paid transaction takes a queued one's place, in the database too."""
 

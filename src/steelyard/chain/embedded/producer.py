@@ -48,6 +48,7 @@ class Producer:
         self._heartbeat_s = heartbeat_s
         self._queued: set[bytes] = set()  # hashes with a row in the queue
         self._waiters: dict[bytes, asyncio.Future[None]] = {}  # by hash: who waits for its block
+        self._sealing: dict[bytes, Transaction] = {}  # what the block in the making may hold
         self._forced: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._last_block_at = time.monotonic()
@@ -82,7 +83,7 @@ class Producer:
         """Return once a transaction is committed, in a block or in the queue; raises Refusal or ChainError."""
         chain = self._chain
         replaced = self.pool.add(tx, chain.account(tx.sender), gas_limit=chain.head.gas_limit)
-        if replaced is not None:
+        if replaced is not None and replaced.hash not in self._sealing:  # else the block decides between the two
             self._answer(replaced, Refusal(f"replaced by 0x{tx.hash.hex()}", code="replaced"))
         if self.pool.is_executable(tx, next_base_fee(chain.head)):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -137,6 +138,7 @@ class Producer:
             if not transactions and not is_wanted:
                 break
             parent, context = chain.head, chain.next_context()
+            self._sealing = {tx.hash: tx for tx in transactions}
             built = await self._in_thread(lambda: self._build(parent, context, transactions, is_wanted))  # noqa: B023  # awaited here
             await self._settle(built, is_wanted)
             is_wanted = False
@@ -174,6 +176,13 @@ class Producer:
                 self._answer(tx, None)
             for listener in tuple(self._chain.listeners):
                 listener(built.block)
+        for tx in self._sealing.values():
+            if tx.hash in self._waiters and self.pool.get(tx.hash) is None:
+                self._answer(tx, Refusal("replaced by a transaction with higher fees", code="replaced"))
+        self._sealing = {}
+        for tx in gone:
+            if tx.hash in self._queued:
+                log.warning("queued_transaction_dropped", transaction=tx.hash.hex())
         await self._queue(self._stranded(), gone)
 
     def _stranded(self) -> list[Transaction]:
@@ -203,11 +212,14 @@ class Producer:
             waiter.set_exception(error)
 
     def _fail_all(self, error: ChainError) -> None:
-        for tx_hash in list(self._waiters):
+        self._sealing = {}
+        for tx_hash, waiter in self._waiters.items():
             tx = self.pool.get(tx_hash)
             if tx is not None:
                 self.pool.remove(tx)
-                self._answer(tx, error)
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._waiters.clear()
         for done in self._forced:
             if not done.done():
                 done.set_exception(error)
