@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from tests.contracts.contract import Event, Receipt
 from tests.contracts.from_events import Balances
-from tests.contracts.model import Claim, Gateway, Money, Service, Split
+from tests.contracts.model import Claim, Gateway, Lane, Money, Service, Split
 from tests.contracts.world import (
     GATEWAY,
     UNBOND_DELAY_S,
@@ -27,17 +27,19 @@ from tests.contracts.world import (
 from steelyard.protocol.hashing import keccak
 from steelyard.protocol.messages import Voucher
 
-GATEWAYS = ("one", "two", "three")
-PAYEES = ("provider", "provider two", "one", "builder", "data pot", "pot two")
+GATEWAYS = ("one", "two")
+PAYEES = ("provider", "one", "builder", "data pot", "pot two")
 SPLITS: dict[str, Split] = {
-    "plain": (10_000, 0, 0, 0),
     "usual": (8_000, 1_000, 500, 500),
     "odd": (1, 3_333, 3_333, 3_333),
 }
-PURSE = 1_000
+PURSE = 10_000
+DAY_S = WITHDRAW_DELAY_S
 gateways = st.sampled_from(GATEWAYS)
 amounts = st.integers(0, 400)
-lanes = st.tuples(gateways, st.sampled_from(PAYEES[:3]), st.sampled_from([*SPLITS, "unknown"]), st.integers(1, 2))
+percents = st.integers(0, 105)
+lanes = st.tuples(gateways, st.sampled_from(PAYEES[:2]), st.sampled_from([*SPLITS, *SPLITS, "unknown"]))
+lanes_and_totals = st.tuples(lanes, st.integers(-20, 250), st.integers(0, 15))
 
 
 class MoneyMachine(RuleBasedStateMachine):
@@ -51,7 +53,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.events: list[Event] = []
         self.touched: set[bytes] = set()
         self.issued: list[tuple[Claim, SignedVoucher]] = []
-        self.signed: Counter[tuple[str, str, str, int]] = Counter()  # the highest total signed on each lane
+        self.signed: Counter[tuple[str, str, str]] = Counter()  # the highest total signed on each lane
         self.cover: dict[bytes, int] = {}  # what an announced withdrawal leaves for vouchers until it is ready
         for name, split in SPLITS.items():
             args = (name, "echo", keccak(b"manifest"), split, world.account("data pot"))
@@ -65,6 +67,8 @@ class MoneyMachine(RuleBasedStateMachine):
             self.record(world.yard.send("mint", account, PURSE, sender=world.minter))
             for spender in (world.registry, world.escrow):
                 world.yard.send("approve", spender.address, 2**256 - 1, sender=account)
+        self.deposit("one", 300)
+        self.stake("one", 100)
 
     # --- what gateways do with their money
 
@@ -77,24 +81,29 @@ class MoneyMachine(RuleBasedStateMachine):
         if expected is None and account in self.cover:
             self.cover[account] += amount
 
-    @rule(name=gateways, amount=amounts)
-    def announce(self, name: str, amount: int) -> None:
-        """Announce a withdrawal."""
+    @rule(name=gateways, percent=percents)
+    def announce(self, name: str, percent: int) -> None:
+        """Announce a withdrawal, mostly of a part that is there."""
         account = self.world.account(name)
+        amount = self.money.gateways[account].deposit * percent // 100
         expected = self.money.announce(account, amount, self.next_second())
         self.act(expected, self.world.escrow, "announceWithdrawal", amount, sender=account)
         if expected is None:
             self.cover[account] = self.money.gateways[account].deposit
 
+    @precondition(lambda self: any(gateway.announced for gateway in self.money.gateways.values()))
     @rule(name=gateways)
     def cancel(self, name: str) -> None:
         """Take the announcement back."""
         account = self.world.account(name)
         self.act(self.money.cancel(account), self.world.escrow, "cancelWithdrawal", sender=account)
 
-    @rule(name=gateways)
-    def withdraw(self, name: str) -> None:
-        """Take out what was announced."""
+    @precondition(lambda self: any(gateway.announced for gateway in self.money.gateways.values()))
+    @rule(name=gateways, seconds=st.sampled_from([0, DAY_S]))
+    def withdraw(self, name: str, seconds: int) -> None:
+        """Take out what was announced, mostly in time."""
+        if seconds:
+            self.world.evm.advance(seconds)
         account = self.world.account(name)
         expected = self.money.withdraw(account, self.next_second())
         self.act(expected, self.world.escrow, "withdraw", sender=account)
@@ -103,43 +112,63 @@ class MoneyMachine(RuleBasedStateMachine):
 
     # --- vouchers
 
-    @rule(lane=lanes, added=st.integers(-50, 300), is_genuine=st.integers(0, 7))
-    def sign(self, lane: tuple[str, str, str, int], added: int, is_genuine: int) -> None:
-        """Sign a voucher, mostly a higher one, sometimes a lower or forged one; it is redeemed later, or never."""
-        gateway, provider, service, lane_id = lane
-        total = max(0, self.signed[lane] + added)
-        self.signed[lane] = max(total, self.signed[lane])
-        service_id = keccak(service.encode())
-        signed: tuple[Any, ...] = self.world.pay(gateway, provider, service_id, total, lane_id=lane_id)
-        if not is_genuine:
-            signed = (*signed[:4], total + 1, *signed[5:])
-        fields = Voucher(*signed[:7])
-        claim = Claim(fields.lane.key, *signed[:3], signed[4], bool(is_genuine))
-        self.issued.append((claim, signed))
+    @rule(wanted=st.lists(lanes_and_totals, min_size=1, max_size=4))
+    def redeem(self, wanted: list[tuple[tuple[str, str, str], int, int]]) -> None:
+        """Redeem fresh vouchers: mostly higher ones, some lower, some forged."""
+        batch = [self.sign(lane, added, is_genuine=forged != 0) for lane, added, forged in wanted]
+        self.submit(batch)
 
     @precondition(lambda self: self.issued)
     @rule(data=st.data())
-    def redeem(self, data: st.DataObject) -> None:
-        """Redeem some of the vouchers ever signed, in any order, also ones redeemed before."""
+    def redeem_again(self, data: st.DataObject) -> None:
+        """Redeem vouchers of any age again, in any order, some of them twice: the debts of lanes are collected so."""
         indices = st.integers(0, len(self.issued) - 1).map(lambda back: len(self.issued) - 1 - back)
-        batch = [self.issued[index] for index in data.draw(st.lists(indices, min_size=1, max_size=6))]
+        self.submit([self.issued[index] for index in data.draw(st.lists(indices, min_size=1, max_size=4))])
+
+    @rule(name=gateways, percent=st.integers(1, 100), lane=lanes, total=st.integers(1, 300), seconds=st.integers(0, 9))
+    def race(self, name: str, percent: int, lane: tuple[str, str, str], total: int, seconds: int) -> None:
+        """A provider redeems in the last seconds before a withdrawal that was announced a delay ago."""
+        account = self.world.account(name)
+        self.announce_first(account, percent)
+        self.world.evm.advance(DAY_S - 10 + seconds)
+        self.submit([self.sign((name, *lane[1:]), total, is_genuine=True)])
+        self.withdraw(name, DAY_S)
+
+    def announce_first(self, account: bytes, percent: int) -> None:
+        """Have something in the deposit, and announce a part of it."""
+        self.act(self.money.deposit(account, 100), self.world.escrow, "deposit", account, 100, sender=account)
+        amount = max(1, self.money.gateways[account].deposit * percent // 100)
+        self.act(
+            self.money.announce(account, amount, self.next_second()),
+            self.world.escrow,
+            "announceWithdrawal",
+            amount,
+            sender=account,
+        )
+        self.cover[account] = self.money.gateways[account].deposit
+
+    def sign(self, lane: tuple[str, str, str], added: int, *, is_genuine: bool) -> tuple[Claim, SignedVoucher]:
+        """Sign a lane's next total as its gateway; a forged one is changed afterwards."""
+        gateway, provider, service = lane
+        total = max(0, self.signed[lane] + added)
+        self.signed[lane] = max(total, self.signed[lane])
+        signed: tuple[Any, ...] = self.world.pay(gateway, provider, keccak(service.encode()), total)
+        if not is_genuine:
+            signed = (*signed[:4], total + 1, *signed[5:])
+        claim = Claim(Voucher(*signed[:7]).lane.key, *signed[:3], signed[4], is_genuine)
+        self.issued.append((claim, signed))
+        return claim, signed
+
+    def submit(self, batch: list[tuple[Claim, SignedVoucher]]) -> None:
+        """Redeem a batch, and compare each voucher's outcome with the twin's."""
         now = self.next_second()
         before = dict(self.money.lanes)
         results = []
         for claim, _ in batch:
-            due = (
-                claim.cumulative - self.money.lanes[claim.lane].paid
-                if claim.lane in self.money.lanes
-                else claim.cumulative
-            )
+            due = claim.cumulative - self.money.lanes.get(claim.lane, Lane()).paid
             result = self.money.redeem(claim, now)
             results.append(result)
-            self.touched |= {
-                claim.gateway,
-                claim.provider,
-                *map(self.world.account, ("builder", "data pot")),
-                self.money.pot,
-            }
+            self.touched |= {claim.gateway, claim.provider, *self.payees()}
             self.check_cover(claim, due, result, now)
         receipt = self.record(self.world.redeem(signed for _, signed in batch))
         assert [event["paid"] for event in receipt.all("LaneRedeemed")] == [r for r in results if isinstance(r, int)]
@@ -174,21 +203,25 @@ class MoneyMachine(RuleBasedStateMachine):
         account = self.world.account(name)
         self.act(self.money.stake(account, amount), self.world.registry, "stake", GATEWAY, amount, sender=account)
 
-    @rule(name=gateways, amount=amounts)
-    def start_unbond(self, name: str, amount: int) -> None:
+    @rule(name=gateways, percent=percents)
+    def start_unbond(self, name: str, percent: int) -> None:
         """Begin to leave."""
         account = self.world.account(name)
+        amount = self.money.gateways[account].stake * percent // 100
         expected = self.money.start_unbond(account, amount, self.next_second())
         self.act(expected, self.world.registry, "startUnbond", GATEWAY, amount, sender=account)
 
-    @rule(name=gateways)
-    def finish_unbond(self, name: str) -> None:
-        """Leave."""
+    @precondition(lambda self: any(gateway.unbonding for gateway in self.money.gateways.values()))
+    @rule(name=gateways, seconds=st.sampled_from([0, UNBOND_DELAY_S]))
+    def finish_unbond(self, name: str, seconds: int) -> None:
+        """Leave, mostly in time."""
+        if seconds:
+            self.world.evm.advance(seconds)
         account = self.world.account(name)
         expected = self.money.finish_unbond(account, self.next_second())
         self.act(expected, self.world.registry, "finishUnbond", GATEWAY, sender=account)
 
-    @rule(name=gateways, seconds=st.sampled_from([0, WITHDRAW_DELAY_S, 2 * UNBOND_DELAY_S]))
+    @rule(name=gateways, seconds=st.sampled_from([0, DAY_S, 2 * UNBOND_DELAY_S]))
     def lock(self, name: str, seconds: int) -> None:
         """Lock a stake, or free it."""
         account = self.world.account(name)
@@ -204,12 +237,7 @@ class MoneyMachine(RuleBasedStateMachine):
         to = ZERO_ADDRESS if is_burned else harmed
         self.act(None, self.world.registry, "slash", account, GATEWAY, amount, to, sender=self.world.slasher)
 
-    # --- time, and the one power there is
-
-    @rule(seconds=st.sampled_from([1, WITHDRAW_DELAY_S // 2, WITHDRAW_DELAY_S, UNBOND_DELAY_S]))
-    def wait(self, seconds: int) -> None:
-        """Let time pass."""
-        self.world.evm.advance(seconds)
+    # --- the one power there is
 
     @rule(name=st.sampled_from(["pot two", "protocol pot"]))
     def move_pot(self, name: str) -> None:
@@ -298,6 +326,10 @@ class MoneyMachine(RuleBasedStateMachine):
     def next_second(self) -> int:
         """Return the time that the next transaction runs at."""
         return self.world.evm.now() + 1
+
+    def payees(self) -> list[bytes]:
+        """Return who shares in what any provider is paid."""
+        return [self.world.account("builder"), self.world.account("data pot"), self.money.pot]
 
     def people(self) -> list[bytes]:
         """Return everyone who may hold money."""
