@@ -78,23 +78,34 @@ async def open_database(url: str, *, synchronous: Literal["normal", "full"] = "n
     Raises:
         ConfigError: an unknown URL, a file or server that can't be opened, a schema newer than this code.
     """
-    parsed = parse_url(url)
-    database = _connect_lazily(parsed, synchronous == "full")
+    database = connect_lazily(parse_url(url), is_full=synchronous == "full")
     try:
-        if database.kind == "sqlite":
-            # First without aiosqlite, whose thread complains aloud when its connection can't be opened.
-            await asyncio.to_thread(_probe_sqlite, parsed.database or "")
-        async with database.begin() as connection:
+        async with first_transaction(database) as connection:
             await migrate(connection)
-    except (DatabaseError, InterfaceError, sqlite3.Error, OSError) as error:
-        await database.aclose()
-        raise ConfigError(
-            f"can't open the database {parsed.render_as_string()}: {_first_line(error)}", code="database_unreachable"
-        ) from error
     except BaseException:
         await database.aclose()
         raise
     return database
+
+
+@asynccontextmanager
+async def first_transaction(database: Database) -> AsyncIterator[AsyncConnection]:
+    """Give a write transaction on a database that may not be there, or not be one.
+
+    Raises:
+        ConfigError: the file or server can't be opened, or refuses what the block does.
+    """
+    try:
+        if database.kind == "sqlite":
+            # First without aiosqlite, whose thread complains aloud when its connection can't be opened.
+            await asyncio.to_thread(_probe_sqlite, database.url.database or "")
+        async with database.begin() as connection:
+            yield connection
+    except (DatabaseError, InterfaceError, sqlite3.Error, OSError) as error:
+        raise ConfigError(
+            f"the database {database.url.render_as_string()} can't be used: {_first_line(error)}",
+            code="database_unreachable",
+        ) from error
 
 
 def parse_url(url: str) -> URL:
@@ -119,7 +130,8 @@ def parse_url(url: str) -> URL:
 _SHAPES = "give sqlite:///file.db, sqlite:////absolute/file.db or postgresql://user:password@host:5432/name"
 
 
-def _connect_lazily(url: URL, is_full: bool) -> Database:
+def connect_lazily(url: URL, *, is_full: bool = False) -> Database:
+    """Return a database that connects at its first use and whose schema nobody looked at."""
     if url.get_backend_name() == "sqlite":
         Path(url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
         engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})

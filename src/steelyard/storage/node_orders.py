@@ -20,9 +20,7 @@ async def load_order_bytes(database: Database, *, since_ms: int) -> list[bytes]:
         select(node_receipts.c.order_bytes)
         .join(
             node_batches,
-            and_(
-                node_batches.c.lane_key == node_receipts.c.lane_key, node_batches.c.seq == node_receipts.c.batch_seq
-            ),
+            and_(node_batches.c.lane_key == node_receipts.c.lane_key, node_batches.c.seq == node_receipts.c.batch_seq),
         )
         .where(node_batches.c.created_ms >= since_ms)
     )
