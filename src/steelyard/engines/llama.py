@@ -23,8 +23,9 @@ from typing import Any
 
 import msgspec
 
+from steelyard.engines.llama_gate import StepGate, raise_error
 from steelyard.engines.llama_server import REFUSED, LlamaOptions, LlamaServer, open_llama_server
-from steelyard.engines.llama_session import LlamaSession, raise_error
+from steelyard.engines.llama_session import LlamaSession, step_request
 from steelyard.engines.port import Embeddings, EngineInfo, Progress
 from steelyard.engines.vocabulary import Vocabulary
 from steelyard.errors import BadRequest, ConfigError, Fault, Unavailable
@@ -86,6 +87,7 @@ class LlamaEngine:
         self._info: EngineInfo | None = None
         self._vocabulary: Vocabulary | None = None
         self._generator: LlamaServer | None = None
+        self._gate: StepGate | None = None
         self._embedder: LlamaServer | None = None
         self._opening = asyncio.Lock()
         self._free = asyncio.Semaphore(self._options.slots)
@@ -118,6 +120,7 @@ class LlamaEngine:
                 )
             generator = await open_llama_server(self._path, self._options)
             self._generator, self._vocabulary = generator, vocabulary
+            self._gate = StepGate(generator, step_request(vocabulary.plain_token))
             try:
                 self._info = await self._measure(header, vocabulary, size)
             except BaseException:
@@ -206,7 +209,7 @@ class LlamaEngine:
             self._idle_slots[slot] = processed
             self._free.release()
 
-        return LlamaSession(server, slot, tokens, cached, self._spelling().plain_token, give_back)
+        return LlamaSession(server, self._stepping(), slot, tokens, cached, give_back)
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         limit = min(EMBEDDING_CONTEXT_TOKENS, self.info.embedding_context_tokens)
@@ -239,6 +242,11 @@ class LlamaEngine:
             raise Unavailable("the model engine is not loaded", code="engine_closed")
         return self._generator
 
+    def _stepping(self) -> StepGate:
+        if self._gate is None:
+            raise Unavailable("the model engine is not loaded", code="engine_closed")
+        return self._gate
+
     def _spelling(self) -> Vocabulary:
         if self._vocabulary is None:
             raise Fault("a token was spelled before prepare()")
@@ -255,7 +263,7 @@ class LlamaEngine:
         for server in (self._generator, self._embedder):
             if server is not None:
                 await server.aclose()
-        self._generator = self._embedder = None
+        self._generator = self._embedder = self._gate = None
 
 
 def llama_version() -> str:

@@ -116,6 +116,7 @@ def _load(path: Path, options: LlamaOptions, api_key: str) -> Any:
     params.fit_params = False
     params.warmup = False
     params.cache_ram_mib = 0
+    params.slot_prompt_similarity = 0.4  # a batched step finds its slot by its tokens: all but the last are there
     params.cache_idle_slots = False
     params.verbosity = _QUIET
     params.hostnames = ["127.0.0.1"]
