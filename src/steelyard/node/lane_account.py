@@ -16,26 +16,32 @@ from dataclasses import dataclass
 
 import msgspec
 
+from steelyard.errors import Unavailable
 from steelyard.link.port import GatewayLink, LeafEntry
+from steelyard.node.lane_feed import LaneFeed
 from steelyard.node.settings import NodeSettings
 from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher, accept_voucher, extend_lane
 from steelyard.protocol.messages import Order, Receipt
 from steelyard.protocol.signing import Domain, SigningKey
+from steelyard.storage.database import Database
 from steelyard.storage.node_ledger import ReceiptRow, open_lane, record_batch, record_voucher
+from steelyard.storage.operations import Operation
 from steelyard.storage.writer import GroupWriter
 
+BUSY_PAUSE_S = 0.5
 _encode = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A receipt that waits for its batch."""
+    """A receipt that waits for its batch; `link` is the session that it went over."""
 
     order: Order
     order_hash: bytes
     tag: bytes
     receipt: Receipt
     receipt_hash: bytes
+    link: GatewayLink
 
     @property
     def entry(self) -> LeafEntry:
@@ -57,6 +63,7 @@ class LaneTools:
 
     key: SigningKey
     domain: Domain
+    database: Database
     writer: GroupWriter
     settings: NodeSettings
     on_crash: Callable[[BaseException], None]
@@ -64,11 +71,11 @@ class LaneTools:
 
 
 class LaneAccount:
-    """A lane's life on the node; `link` is where its gateway process was last heard.
+    """A lane's life on the node; `feed` brings its batches to its gateway.
 
     Args:
         tools: shared by all lanes. state: as far as it is on disk. voucher: the best one held. heads: head →
-            (cumulative, count) of the batches after that voucher. is_new: not in the database yet.
+            (cumulative, count) of the batches from that voucher on. is_new: not in the database yet.
     """
 
     def __init__(
@@ -83,13 +90,17 @@ class LaneAccount:
         self.state = state
         self.voucher = voucher
         self.voucher_since_ms = 0
-        self.link: GatewayLink | None = None
+        self.feed = LaneFeed(
+            tools.database, state.lane, lambda: self.state.seq, lambda: self.promised < self.state.cumulative
+        )
         self._tools = tools
-        self._heads = heads or {}
+        self._heads = dict(heads or {})
         self._is_new = is_new
         self._pending: list[Leaf] = []
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._vouchers = asyncio.Lock()
+        self._forget_heads()
 
     @property
     def promised(self) -> int:
@@ -118,24 +129,29 @@ class LaneAccount:
         Raises:
             PeerError: it breaks the lane's rules (protocol.lanes.accept_voucher).
         """
-        if self.voucher is not None and signed == self.voucher:
-            return False
-        last = self.voucher.voucher if self.voucher else None
-        voucher = accept_voucher(last, signed, self.state.lane, self._heads, self._tools.domain)
-        now_ms = self._tools.now_ms()
-        await self._tools.writer.submit_flushed(record_voucher(signed, now_ms=now_ms))
-        if self.voucher is None or voucher.count > self.voucher.voucher.count:
+        async with self._vouchers:
+            last = self.voucher.voucher if self.voucher else None
+            voucher = accept_voucher(last, signed, self.state.lane, self._heads, self._tools.domain)
+            if last is not None and voucher.count == last.count:
+                return False
+            now_ms = self._tools.now_ms()
+            await self._submit(record_voucher(signed, now_ms=now_ms))
             self.voucher = signed
             self.voucher_since_ms = self.voucher_since_ms or now_ms
-            self._heads = {head: total for head, total in self._heads.items() if total[1] >= voucher.count}
-        return True
+            self._forget_heads()
+            return True
+
+    def _forget_heads(self) -> None:
+        if self.voucher is not None:
+            count = self.voucher.voucher.count
+            self._heads = {head: total for head, total in self._heads.items() if total[1] >= count}
 
     def _start_writing(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._writing is None and self._pending:
-            self._writing = asyncio.get_running_loop().create_task(self._write())
+            self._writing = asyncio.create_task(self._write(), name="lane-batch")
 
     async def _write(self) -> None:
         try:
@@ -143,11 +159,11 @@ class LaneAccount:
                 count = self._tools.settings.batch_calls
                 leaves, self._pending = self._pending[:count], self._pending[count:]
                 signed = await self._write_batch(leaves)
-                if self.link is not None:
-                    self.link.send_batch(signed, [leaf.order.call_id for leaf in leaves])
+                is_heard = all(leaf.link is self.feed.link for leaf in leaves)
+                entries = () if is_heard else tuple(leaf.entry for leaf in leaves)
+                self.feed.push(signed, [leaf.order.call_id for leaf in leaves], entries)
         except Exception as error:  # the ledger can't be written: nothing may be sent any more, so the process stops
             self._tools.on_crash(error)
-            raise
         finally:
             self._writing = None
 
@@ -155,11 +171,20 @@ class LaneAccount:
         now_ms = self._tools.now_ms()
         ids, costs = [leaf.receipt_hash for leaf in leaves], [leaf.receipt.cost for leaf in leaves]
         after, signed = extend_lane(self.state, ids, costs, self._tools.key, self._tools.domain)
+        write = record_batch(after, signed, [leaf.row for leaf in leaves], now_ms=now_ms)
         if self._is_new:
-            await self._tools.writer.submit_flushed(open_lane(self.state.lane, now_ms=now_ms))
-            self._is_new = False
-        rows = [leaf.row for leaf in leaves]
-        await self._tools.writer.submit_flushed(record_batch(after, signed, rows, now_ms=now_ms))
+            write = Operation((*open_lane(self.state.lane, now_ms=now_ms).steps, *write.steps))
+        await self._submit(write)
+        self._is_new = False
         self.state = after
         self._heads[after.head] = (after.cumulative, after.count)
         return signed
+
+    async def _submit(self, write: Operation) -> None:
+        while True:
+            try:
+                return await self._tools.writer.submit_flushed(write)
+            except Unavailable as error:
+                if error.code != "storage_busy":
+                    raise
+                await asyncio.sleep(BUSY_PAUSE_S)

@@ -1,7 +1,7 @@
 """The node: what links ask of a provider, put together from credit, runs, lanes and the redeemer.
 
-1. An order is taken only if it checks, fits the credit window of its gateway, and there is room.
-2. A call id or order that was seen is never run again.
+1. An order is taken only if it checks, is new, fits the credit window of its gateway, and there is room.
+2. A call that was taken is never run again, restarts included.
 3. A gateway that breaks a rule is refused by the link; the event is recorded.
 
 Law: docs/spec/node.md.
@@ -11,32 +11,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from steelyard.errors import BadTotal, Forbidden, SteelyardError
 from steelyard.link.port import CallRequest, Failure, GatewayLink, SignedOffer
 from steelyard.node.chain_view import NodeChain
-from steelyard.node.credit import Credit
 from steelyard.node.lane_account import LaneAccount, LaneTools, Leaf
-from steelyard.node.orders import NodeService, check_order
+from steelyard.node.orders import CLOCK_SKEW_MS, NodeService, check_order
 from steelyard.node.redeemer import Redeemer, RedeemerTools
-from steelyard.node.resend import claim_lane, resend_batches
 from steelyard.node.runner import Run
+from steelyard.node.seen import SeenCalls
 from steelyard.node.settings import NodeSettings
+from steelyard.node.watch import CreditWatch
 from steelyard.protocol.lanes import LaneState, SignedVoucher
-from steelyard.protocol.messages import Lane, Receipt
+from steelyard.protocol.messages import Lane, Order, Receipt
 from steelyard.protocol.signing import Domain, SigningKey
 from steelyard.storage.blobs import BlobStore
 from steelyard.storage.database import Database
 from steelyard.storage.events import PeerEvent, record_event
 from steelyard.storage.node_ledger import known_heads, last_voucher, load_lanes
+from steelyard.storage.node_orders import load_order_bytes
 from steelyard.storage.writer import GroupWriter
 
-SEEN_ORDERS = 100_000
+MAX_LANES = 256
+"""Lanes with one gateway account; more are refused, they would cost memory and looks at the chain."""
+
+STOP_S = 5.0
 _log = structlog.get_logger("steelyard.node")
 
 
@@ -61,12 +66,18 @@ class Node:
 
     def __init__(self, parts: NodeParts) -> None:
         self._parts = parts
-        self._tools = LaneTools(parts.key, parts.domain, parts.writer, parts.settings, parts.on_crash, parts.now_ms)
+        self._tools = LaneTools(
+            parts.key, parts.domain, parts.database, parts.writer, parts.settings, parts.on_crash, parts.now_ms
+        )
         self._lanes: dict[Lane, LaneAccount] = {}
-        self._credits: dict[bytes, Credit] = {}
+        self._lost: set[Lane] = set()
+        self._lane_counts: Counter[bytes] = Counter()
         self._runs: dict[bytes, Run] = {}
+        self._runs_by_service: Counter[bytes] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._seen = SeenCalls(CLOCK_SKEW_MS)
+        self._watch = CreditWatch(parts.chain, parts.settings, lambda: self._lanes)
+        self._is_stopping = False
         redeemer_tools = RedeemerTools(
             parts.chain, parts.database, parts.writer, parts.blobs, parts.domain, parts.settings, parts.now_ms
         )
@@ -77,35 +88,50 @@ class Node:
         """What links tell gateways."""
         return tuple(offered.signed_offer for offered in self._parts.services.values())
 
+    @property
+    def calls_in_flight(self) -> int:
+        """How many orders are at work."""
+        return len(self._runs)
+
     async def open(self) -> None:
         """Read the lanes back and watch what the chain paid on them; raises ChainError."""
-        for stored in await load_lanes(self._parts.database):
+        database, now_ms = self._parts.database, self._parts.now_ms()
+        for stored in await load_lanes(database):
             lane = stored.state.lane
-            heads = await known_heads(self._parts.database, lane.key)
-            voucher = await last_voucher(self._parts.database, lane)
-            account = LaneAccount(self._tools, stored.state, voucher=voucher, heads=heads)
-            totals = await self._parts.chain.watch_lane(lane.key)
-            if voucher is not None and voucher.voucher.cumulative > totals.paid_nano:
-                account.voucher_since_ms = self._parts.now_ms()
-            self._lanes[lane] = account
-            self._credit(lane.gateway).served += stored.state.cumulative
-        for gateway in self._credits:
-            await self._parts.chain.watch_gateway(gateway)
-        self._read_chain()
+            heads = await known_heads(database, lane.key)
+            voucher = await last_voucher(database, lane)
+            self._add_lane(lane, LaneAccount(self._tools, stored.state, voucher=voucher, heads=heads))
+            self._watch.credit(lane.gateway).served += stored.state.cumulative
+        for gateway in self._lane_counts:
+            await self._watch.add_gateway(gateway, is_staked=await self._parts.chain.is_gateway(gateway))
+        await self._watch.add_lanes([lane.key for lane in self._lanes])
+        for lane, account in self._lanes.items():
+            totals = self._parts.chain.lane(lane.key)
+            if account.promised > (totals.paid_nano if totals else 0):
+                account.voucher_since_ms = now_ms
+        horizon_ms = int(self._parts.settings.max_deadline_s * 1000) + CLOCK_SKEW_MS
+        for order_bytes in await load_order_bytes(database, since_ms=now_ms - horizon_ms):
+            order = msgspec.msgpack.decode(order_bytes, type=Order)
+            if order.deadline_ms + CLOCK_SKEW_MS >= now_ms:
+                self._seen.take(order.call_id, order.deadline_ms, now_ms)
 
     async def run(self) -> None:
         """Follow the chain and redeem, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._parts.chain.run())
             group.create_task(self.redeemer.run())
-            group.create_task(self._follow_chain())
+            group.create_task(self._watch.run())
 
-    async def close(self) -> None:
-        """Stop every run, and sign and send the last batches."""
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Take no more orders, let runs end for a while, stop the others, and sign and send the last batches."""
+        self._is_stopping = True
+        runs = [task for task in self._tasks if task.get_name() == "run"]
+        if runs and drain_s:
+            await asyncio.wait(runs, timeout=drain_s)
         for run in list(self._runs.values()):
-            run.cancel()
+            run.stop()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=10)
+            await asyncio.wait(self._tasks, timeout=STOP_S)
         await asyncio.gather(*(lane.flush() for lane in self._lanes.values()))
 
     # what links ask
@@ -114,15 +140,12 @@ class Node:
         """Let in who is in the registry as a gateway, with stake."""
         if not await self._parts.chain.is_gateway(gateway):
             raise Forbidden(f"0x{gateway.hex()} is no staked gateway of this deployment", code="unknown_gateway")
-        await self._parts.chain.watch_gateway(gateway)
-        self._credit(gateway)
-        self._read_chain()
+        await self._watch.add_gateway(gateway, is_staked=True)
 
     def on_call(self, link: GatewayLink, request: CallRequest, *, is_stream: bool) -> None:
         """Take an order, or say why not."""
-        order = request.order
+        order, now_ms = request.order, self._parts.now_ms()
         offered = self._parts.services.get(order.service_id)
-        now_ms = self._parts.now_ms()
         taken = check_order(
             request,
             gateway=link.gateway,
@@ -131,27 +154,14 @@ class Node:
             now_ms=now_ms,
             max_deadline_ms=now_ms + int(self._parts.settings.max_deadline_s * 1000),
         )
-        if isinstance(taken, Failure) or offered is None:
-            link.send_fail(order.call_id, taken if isinstance(taken, Failure) else Failure("not_served", "no service"))
+        refusal = taken if isinstance(taken, Failure) else self._refuse(link, order, now_ms)
+        if refusal is not None or isinstance(taken, Failure) or offered is None:
+            link.send_fail(order.call_id, refusal or Failure("not_served", "this provider doesn't offer that service"))
             return
-        refusal = self._refuse(link, order.call_id, taken.order_hash, order.max_cost)
-        if refusal is not None:
-            link.send_fail(order.call_id, refusal)
-            return
-        self._remember(taken.order_hash)
-        run = Run(
-            link,
-            request,
-            offered,
-            taken,
-            is_stream=is_stream,
-            on_end=self._end_run,
-            now_ms=self._parts.now_ms,
-        )
+        run = Run(link, request, offered, taken, is_stream=is_stream, on_end=self._end_run, now_ms=self._parts.now_ms)
         self._runs[order.call_id] = run
-        task = run.start()
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._runs_by_service[order.service_id] += 1
+        self._keep(run.start())
 
     def on_cancel(self, link: GatewayLink, call_id: bytes) -> None:
         """Stop a run that this link ordered."""
@@ -162,29 +172,37 @@ class Node:
     async def on_voucher(self, link: GatewayLink, signed: SignedVoucher) -> None:
         """Check and keep a voucher."""
         lane = signed.voucher.lane
+        if lane.gateway != link.gateway or lane.provider != self._parts.key.account:
+            raise BadTotal("the voucher is for a lane that isn't between us")
         account = self._lanes.get(lane)
-        if account is None or lane.gateway != link.gateway:
-            raise BadTotal("the voucher is for a lane that this link doesn't have")
-        await account.take_voucher(signed)
+        if account is not None:
+            await account.take_voucher(signed)
+        elif lane in self._lost:
+            _log.error("voucher_for_lost_lane", lane=lane.key.hex(), nano=signed.voucher.cumulative)
+        else:
+            raise BadTotal("the voucher is for a lane without any batch")
 
     async def on_link_up(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
         """Send what the gateway hasn't seen, and claim what it has forgotten."""
         known = {state.lane: state for state in lanes}
+        for lane, state in known.items():
+            account = self._lanes.get(lane)
+            if state.seq > (account.state.seq if account else 0):
+                self._lost.add(lane)
+                _log.error("lane_history_lost", lane=lane.key.hex(), gateway_seq=state.seq)
         for lane, account in list(self._lanes.items()):
-            if lane.gateway != link.gateway:
+            if lane.gateway != link.gateway or lane in self._lost:
                 continue
-            state = known.get(lane)
-            if state is not None:
-                account.link = link
-                if state.seq < account.state.seq:
-                    await resend_batches(self._parts.database, link, lane, state.seq)
-            elif account.promised < account.state.cumulative and not (account.link and account.link.is_up):
-                await claim_lane(self._parts.database, link, lane)
+            if lane in known:
+                account.feed.attach(link, known[lane].seq)
+            elif not account.feed.is_connected:  # else another process of this gateway has it
+                account.feed.attach(link, None)
 
     async def on_batches_wanted(self, link: GatewayLink, state: LaneState) -> None:
         """Send a lane's batches after a state again, whole."""
-        if state.lane.gateway == link.gateway and state.lane in self._lanes:
-            await resend_batches(self._parts.database, link, state.lane, state.seq)
+        account = self._lanes.get(state.lane)
+        if account is not None and state.lane.gateway == link.gateway:
+            account.feed.attach(link, state.seq)
 
     def on_link_down(self, link: GatewayLink, reason: str) -> None:
         """Nothing to do: the link dials again, and cancels what its session can't finish."""
@@ -192,68 +210,63 @@ class Node:
     def on_peer_refused(self, account: bytes | None, error: SteelyardError) -> None:
         """Record that a gateway was refused."""
         peer = "0x" + account.hex() if account else "unproven"
-        self._parts.writer.submit(record_event(PeerEvent(self._parts.now_ms(), peer, error.code, error.message)))
+        _log.warning("peer_refused", peer=peer, code=error.code, reason=error.message[:500])
+        try:
+            self._parts.writer.submit(record_event(PeerEvent(self._parts.now_ms(), peer, error.code, error.message)))
+        except SteelyardError as unwritten:
+            _log.error("event_not_written", peer=peer, code=unwritten.code)
 
     # inside
 
-    def _refuse(self, link: GatewayLink, call_id: bytes, order_hash: bytes, max_cost: int) -> Failure | None:
-        if call_id in self._runs or order_hash in self._seen:
-            return Failure("bad_order", "this order was taken before", is_retryable=False)
-        if len(self._runs) >= self._parts.settings.max_calls:
-            return Failure("busy", f"{len(self._runs)} calls are in flight here", retry_after_s=1.0)
-        credit = self._credit(link.gateway)
-        if not credit.reserve(max_cost):
-            return Failure(
-                "credit_window",
-                f"{credit.exposure} of a credit window of {credit.window} nano stand open, the order adds {max_cost}",
-                retry_after_s=1.0,
-            )
+    def _refuse(self, link: GatewayLink, order: Order, now_ms: int) -> Failure | None:
+        lane, service_runs = order.lane, self._runs_by_service[order.service_id]
+        limit = self._parts.services[order.service_id].max_calls or self._parts.settings.max_calls
+        if self._is_stopping:
+            return Failure("busy", "this provider is stopping")
+        if len(self._runs) >= self._parts.settings.max_calls or service_runs >= limit:
+            return Failure("busy", f"{service_runs} calls to this service are in flight here", retry_after_s=1.0)
+        if lane in self._lost:
+            return Failure("bad_order", "this provider lost that lane's history: open a new lane")
+        if lane not in self._lanes and self._lane_counts[lane.gateway] >= MAX_LANES:
+            return Failure("bad_order", f"this provider has {MAX_LANES} lanes with this gateway already")
+        refusal = self._seen.take(order.call_id, order.deadline_ms, now_ms)
+        if refusal is not None:
+            return refusal
+        refusal = self._watch.credit(link.gateway).reserve(order.max_cost)
+        if refusal is not None:
+            self._seen.forget(order.call_id)
+            return refusal
+        if lane not in self._lanes:
+            self._open_lane(lane, link)
         return None
 
     def _end_run(self, run: Run, receipt: Receipt | None) -> None:
         order = run.call.order
         del self._runs[order.call_id]
-        self._credit(order.gateway).settle(order.max_cost, receipt.cost if receipt else 0)
+        self._runs_by_service[order.service_id] -= 1
+        self._watch.credit(order.gateway).settle(order.max_cost, receipt.cost if receipt else 0)
         if receipt is None:
+            self._seen.forget(order.call_id)
             return
-        account = self._lane(order.lane)
-        account.link = run.link
-        account.add(Leaf(order, run.taken.order_hash, run.call.tag, receipt, receipt.struct_hash()))
+        leaf = Leaf(order, run.taken.order_hash, run.call.tag, receipt, receipt.struct_hash(), run.link)
+        self._lanes[order.lane].add(leaf)
 
-    def _lane(self, lane: Lane) -> LaneAccount:
-        account = self._lanes.get(lane)
-        if account is None:
-            account = self._lanes[lane] = LaneAccount(self._tools, LaneState(lane=lane), is_new=True)
-            task = asyncio.get_running_loop().create_task(self._watch_lane(lane))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return account
+    def _open_lane(self, lane: Lane, link: GatewayLink) -> None:
+        account = LaneAccount(self._tools, LaneState(lane=lane), is_new=True)
+        self._add_lane(lane, account)
+        account.feed.attach(link, 0)
+        self._keep(asyncio.create_task(self._watch_lane(lane), name="watch-lane"))
+
+    def _add_lane(self, lane: Lane, account: LaneAccount) -> None:
+        self._lanes[lane] = account
+        self._lane_counts[lane.gateway] += 1
 
     async def _watch_lane(self, lane: Lane) -> None:
         try:
-            await self._parts.chain.watch_lane(lane.key)
-        except SteelyardError as error:
+            await self._watch.add_lanes([lane.key])
+        except SteelyardError as error:  # the watch tries again with its next look
             _log.warning("lane_unwatched", lane=lane.key.hex(), reason=error.message)
 
-    def _credit(self, gateway: bytes) -> Credit:
-        credit = self._credits.get(gateway)
-        if credit is None:
-            credit = self._credits[gateway] = Credit(self._parts.settings)
-        return credit
-
-    def _remember(self, order_hash: bytes) -> None:
-        self._seen[order_hash] = None
-        if len(self._seen) > SEEN_ORDERS:
-            self._seen.popitem(last=False)
-
-    async def _follow_chain(self) -> None:
-        while True:
-            await self._parts.chain.wait_change()
-            self._read_chain()
-
-    def _read_chain(self) -> None:
-        for gateway, credit in self._credits.items():
-            account = self._parts.chain.account(gateway)
-            credit.is_trusted = account is not None and not account.is_withdrawing
-            totals = [self._parts.chain.lane(lane.key) for lane in self._lanes if lane.gateway == gateway]
-            credit.paid = sum(total.paid_nano for total in totals if total is not None)
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -19,11 +19,16 @@ CLOCK_SKEW_MS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class NodeService:
-    """A service on sale here: the plug-in's instance, the APIs that it answers, and the terms."""
+    """A service on sale here: the plug-in's instance, the APIs that it answers, and the terms.
+
+    `max_calls` bounds the calls at work on it, so that a full engine is answered ``busy`` instead of waited for; zero
+    leaves only the node's own bound.
+    """
 
     service: Service
     apis: frozenset[str]
     signed_offer: SignedOffer
+    max_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Runs one order: from chunks to pieces, and to the receipt or the failure that ends it.
 
 1. A stream's pieces leave as they come; any other answer leaves as one piece with its receipt.
-2. An answer that was cut (the caller hung up, the deadline passed, the engine failed) is billed for what was sent.
+2. An answer that was cut (the caller hung up, the deadline passed, the engine failed) is billed for exactly what left.
 3. No more units than the quote are ever billed: a kind that yields more is stopped.
 
 Law: docs/spec/node.md, section 3.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from steelyard.errors import BadRequest, Fault, SteelyardError
+from steelyard.errors import BadMessage, BadRequest, Fault, SteelyardError, TooLarge
 from steelyard.link.port import CallRequest, Failure, GatewayLink, Piece
 from steelyard.node.orders import NodeService, Taken
 from steelyard.protocol.hashing import ZERO32
@@ -31,13 +31,17 @@ _log = structlog.get_logger("steelyard.node")
 
 @dataclass(slots=True)
 class _Answer:
-    """What was made so far; `sent` is what the gateway has or will have."""
+    """What the gateway has been sent, or will be sent with the receipt."""
 
     contents: list[bytes] = field(default_factory=list)
     details: list[bytes] = field(default_factory=list)
     units_in: int = 0
     units_out: int = 0
     finish: FinishReason | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.contents and self.units_out == 0
 
     def add(self, chunk: Chunk) -> None:
         if chunk.content:
@@ -78,17 +82,25 @@ class Run:
         self._now_ms = now_ms
         self._started_ms = now_ms()
         self._answer = _Answer()
-        self._is_cancelled = False
+        self._stopped: Failure | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
         """Begin; the task never raises."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.create_task(self._run(), name="run")
         return self._task
 
     def cancel(self) -> None:
-        """Stop the engine; what was sent is billed, with finish reason CANCELLED."""
-        self._is_cancelled = True
+        """Stop the engine, the gateway wants no more; what was sent is billed, with finish reason CANCELLED."""
+        self._stop(Failure("cancelled", "the gateway asked to stop", is_retryable=False))
+
+    def stop(self) -> None:
+        """Stop the engine, this node wants no more; what was sent is billed, with finish reason ERROR."""
+        self._stop(Failure("engine_error", "the provider is stopping"))
+
+    def _stop(self, why: Failure) -> None:
+        if self._stopped is None:
+            self._stopped = why
         if self._task is not None:
             self._task.cancel()
 
@@ -101,57 +113,61 @@ class Run:
         except TimeoutError:
             failure = Failure("deadline", "the order's deadline passed before the answer was whole")
         except asyncio.CancelledError:
-            if not self._is_cancelled:
+            if self._stopped is None:
                 raise
-            failure = Failure("cancelled", "the gateway asked to stop", is_retryable=False)
+            failure = self._stopped
         except BadRequest as error:
             failure = Failure("invalid_request", error.message[:1024], is_retryable=False)
         except SteelyardError as error:
             failure = Failure("engine_error", error.message[:1024])
         except Exception as error:  # a plug-in may raise anything: it fails its own call, never the node
-            _log.error(
-                "service_failed", call_id=self.call.order.call_id.hex(), kind=type(error).__name__, exc_info=True
-            )
+            _log.exception("service_failed", call_id=self.call.order.call_id.hex())
             failure = Failure("engine_error", f"the service failed: {type(error).__name__}")
         self._end(failure)
 
     async def _produce(self) -> None:
-        order, quote = self.call.order, self.taken.quote
+        order, quote, answer = self.call.order, self.taken.quote, self._answer
         context = Context(order.call_id, order.sampler_seed)
         async with aclosing(self._offered.service.run(self.taken.request, context)) as chunks:
             async for chunk in chunks:
-                units_in, units_out = self._answer.units_in + chunk.units_in, self._answer.units_out + chunk.units_out
-                if units_in > quote.max_units_in or units_out > quote.max_units_out:
-                    raise Fault(f"the service used more than its quote: {units_in}/{units_out} units of {quote}")
+                units_in, units_out = answer.units_in + chunk.units_in, answer.units_out + chunk.units_out
+                if not (0 <= units_in <= quote.max_units_in and 0 <= units_out <= quote.max_units_out):
+                    raise Fault(f"the service used {units_in}/{units_out} units, its quote was {quote}")
                 if self._is_stream:
-                    # counted before it is sent: a cancel that strikes while sending must bill what may have left
-                    self._answer.add(chunk)
-                    await self.link.send_piece(
-                        order.call_id, Piece(chunk.content, chunk.units_in, chunk.units_out, chunk.detail)
-                    )
-                else:
-                    self._answer.add(chunk)
-        if self._answer.finish is None:
+                    piece = Piece(chunk.content, chunk.units_in, chunk.units_out, chunk.detail)
+                    # counted once it is sent: the gateway bills exactly what it got, and so do we
+                    if not await self.link.send_piece(order.call_id, piece):
+                        self._stopped = Failure("cancelled", "the link's session is over")
+                        raise asyncio.CancelledError
+                answer.add(chunk)
+        if answer.finish is None:
             raise Fault("the service ended without a finish reason")
 
     def _end(self, failure: Failure | None) -> None:
-        answer, call_id = self._answer, self.call.order.call_id
-        is_something_sent = bool(answer.contents) or answer.units_out > 0
         is_billable = failure is None or failure.code == "cancelled" or self._is_stream
-        if failure is not None and not (is_something_sent and is_billable):
-            self.link.send_fail(call_id, failure)
-            self._on_end(self, None)
+        if failure is not None and (self._answer.is_empty or not is_billable):
+            self._fail(failure)
             return
-        finish = answer.finish if failure is None else None
+        finish = self._answer.finish if failure is None else None
         if finish is None:
             is_hung_up = failure is not None and failure.code == "cancelled"
             finish = FinishReason.CANCELLED if is_hung_up else FinishReason.ERROR
         receipt = self._receipt(finish)
-        piece = None
-        if not self._is_stream:
-            piece = Piece(b"".join(answer.contents), answer.units_in, answer.units_out, join_details(answer.details))
+        try:
+            self.link.send_done(self.call.order.call_id, receipt, None if self._is_stream else self._piece())
+        except (TooLarge, BadMessage) as error:
+            _log.error("answer_unsendable", call_id=self.call.order.call_id.hex(), reason=error.message)
+            self._fail(Failure("engine_error", error.message[:1024]))
+            return
         self._on_end(self, receipt)
-        self.link.send_done(call_id, receipt, piece)
+
+    def _fail(self, failure: Failure) -> None:
+        self.link.send_fail(self.call.order.call_id, failure)
+        self._on_end(self, None)
+
+    def _piece(self) -> Piece:
+        answer = self._answer
+        return Piece(b"".join(answer.contents), answer.units_in, answer.units_out, join_details(answer.details))
 
     def _receipt(self, finish: FinishReason) -> Receipt:
         order, answer = self.call.order, self._answer

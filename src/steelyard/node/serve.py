@@ -24,13 +24,24 @@ from steelyard.protocol.messages import Offer
 from steelyard.protocol.signing import Domain, SigningKey
 from steelyard.services.port import Service, encode_manifest, manifest_digest
 
+DRAIN_S = 3.0
+"""How long calls in flight may go on when the process is asked to stop."""
+
 _log = structlog.get_logger("steelyard.node")
 
 
 async def load_terms(
-    chain: ContractChain, key: SigningKey, domain: Domain, service: Service, apis: frozenset[str]
+    chain: ContractChain,
+    key: SigningKey,
+    domain: Domain,
+    service: Service,
+    apis: frozenset[str],
+    *,
+    max_calls: int = 0,
 ) -> NodeService:
     """Return a service with the terms that stand on chain for it, signed again for the links.
+
+    `max_calls` is what the service's engine bears at once; zero sets no bound of its own.
 
     Raises:
         ConfigError: not registered, registered with another manifest, or not offered; says which command mends it.
@@ -58,7 +69,7 @@ async def load_terms(
         standing.seq,
     )
     signed = SignedOffer(offer, key.sign(domain.digest(offer.struct_hash())), name, manifest)
-    return NodeService(service, apis, signed)
+    return NodeService(service, apis, signed, max_calls)
 
 
 async def serve(
@@ -91,7 +102,7 @@ async def serve(
         if work in done:
             work.result()
     finally:
-        await node.close()
+        await node.close(DRAIN_S)
         await asyncio.gather(*(client.aclose() for client in clients))
         for task in (*tasks, work, stopping):
             task.cancel()
