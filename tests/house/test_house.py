@@ -52,7 +52,7 @@ def test_every_module_says_its_purpose() -> None:
 
 
 def test_tracked_files_hold_no_machine_path_and_no_unfinished_mark() -> None:
-    """No home directory, no registry host, no TODO in what is committed."""
+    """No home directory, no registry host and no unfinished mark stands in what is committed."""
     parts = (
         r"/root" + "/",
         "/home" + "/[a-z]+/",
