@@ -26,6 +26,7 @@ from steelyard.services.port import Request
 
 DONE = b"data: [DONE]\n\n"
 FLOAT_BYTES = 4
+CALL_MARK, PART_MARK = "\x1e", "\x1f"
 
 _FINISH = (b'"stop"', b'"length"', b'"tool_calls"', b'"content_filter"', b'"stop"', b'"error"')
 
@@ -33,7 +34,9 @@ encode_json = msgspec.json.Encoder().encode
 
 
 class Detail(msgspec.Struct, frozen=True):
-    """What a kind may say of a piece beside its content; JSON as it came, passed on unread."""
+    """What a kind may say of a piece beside its content. Log-probabilities are passed on as they came; that there are
+    `tool_calls` only tells how to read the content, since nothing but the content is bound by the receipt.
+    """
 
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
     tool_calls: msgspec.Raw = msgspec.Raw(b"")
@@ -82,6 +85,23 @@ def read_detail(piece: Piece) -> Detail:
         return _decode_detail(piece.detail.translate(_NO_BREAKS))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadMessage(f"the detail of a piece is malformed: {error}") from error
+
+
+def split_calls(content: bytes) -> tuple[str, list[dict[str, object]]]:
+    """Return the text before the tool calls in some content, and the calls in OpenAI's shape.
+
+    Raises:
+        BadMessage: not the form that docs/spec/kinds/chat.md, section 4, gives them.
+    """
+    try:
+        text, *raw_calls = content.decode().split(CALL_MARK)
+        calls: list[dict[str, object]] = []
+        for raw in raw_calls:
+            name_id, name, arguments = raw.split(PART_MARK, 2)
+            calls.append({"id": name_id, "type": "function", "function": {"name": name, "arguments": arguments}})
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise BadMessage("the tool calls in the answer's content can't be read") from error
+    return text, calls
 
 
 def usage_json(receipt: Receipt) -> bytes:
@@ -159,17 +179,20 @@ class TextShape:
 class ChatShape(TextShape):
     """`chat.completion` and its chunks."""
 
-    __slots__ = ()
+    __slots__ = ("_calls",)
     CHUNK_OBJECT = b"chat.completion.chunk"
     EMPTY_CHOICE = b'"delta":{},"logprobs":null'
 
     def __init__(self, request: Request, call_hex: bytes, model: bytes, created_s: int) -> None:
         super().__init__(b"chatcmpl-", request, call_hex, model, created_s)
+        self._calls = 0
 
     def whole(self, piece: Piece, receipt: Receipt, stamp: bytes) -> bytes:
         detail = read_detail(piece)
         if detail.tool_calls:
-            message = b'null,"refusal":null,"tool_calls":' + bytes(detail.tool_calls)
+            text, calls = split_calls(piece.content)
+            content = text_json(text.encode()) if text else b"null"
+            message = b'%s,"refusal":null,"tool_calls":%s' % (content, encode_json(calls))
         else:
             message = text_json(piece.content) + b',"refusal":null'
         choice = b'"message":{"role":"assistant","content":%s},"logprobs":%s' % (message, bytes(detail.logprobs))
@@ -186,10 +209,20 @@ class ChatShape(TextShape):
             return begin + self._event(b'"delta":{"content":%s},"logprobs":null' % text_json(piece.content))
         detail = read_detail(piece)
         if detail.tool_calls:
-            delta = b'"tool_calls":' + bytes(detail.tool_calls)
+            delta = b'"tool_calls":' + encode_json(self._call_deltas(piece.content))
         else:
             delta = b'"content":' + text_json(piece.content)
         return begin + self._event(b'"delta":{%s},"logprobs":%s' % (delta, bytes(detail.logprobs)))
+
+    def _call_deltas(self, content: bytes) -> list[dict[str, object]]:
+        rest, calls = split_calls(content)
+        deltas: list[dict[str, object]] = []
+        if rest:
+            deltas.append({"index": max(self._calls - 1, 0), "function": {"arguments": rest}})
+        for call in calls:
+            deltas.append({"index": self._calls, **call})
+            self._calls += 1
+        return deltas
 
     def end(self, receipt: Receipt, stamp: bytes) -> bytes:
         return self.chunk(Piece(b"", 0, 0)) + super().end(receipt, stamp)

@@ -9,7 +9,6 @@ Law: docs/spec/gateway.md, sections 1 and 3.
 
 from __future__ import annotations
 
-import os
 import re
 
 import structlog
@@ -17,6 +16,7 @@ import structlog
 from steelyard.errors import BadRequest, Fault, NotFound, SteelyardError
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.pages import Pages
+from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.replies import (
     CORS_HEADERS,
     Header,
@@ -44,10 +44,11 @@ _log = structlog.get_logger("steelyard.gateway")
 class GatewayApp:
     """The ASGI application of one gateway process."""
 
-    def __init__(self, work: Work, pages: Pages, metrics: Metrics, *, serves_cors: bool) -> None:
+    def __init__(self, work: Work, pages: Pages, metrics: Metrics, random: RandomPool, *, serves_cors: bool) -> None:
         self._work = work
         self._pages = pages
         self._metrics = metrics
+        self._random = random
         self._serves_cors = serves_cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +58,7 @@ class GatewayApp:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = headers.get(b"x-request-id")
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-            request_id = b"req_" + os.urandom(8).hex().encode()
+            request_id = b"req_" + self._random.take(8).hex().encode()
         extra: tuple[Header, ...] = ((b"x-request-id", request_id),)
         if self._serves_cors and b"origin" in headers:
             extra += CORS_HEADERS
@@ -96,7 +97,7 @@ class GatewayApp:
             if error.status >= 500:
                 _log.warning("request_failed", path=path, code=code, reason=error.message, request=request_id.decode())
         else:
-            fault_id = "fault_" + os.urandom(6).hex()
+            fault_id = "fault_" + self._random.take(6).hex()
             _log.error(
                 "request_crashed", path=path, fault=fault_id, request=request_id.decode(), exc_info=_without_text(error)
             )

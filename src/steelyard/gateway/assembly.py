@@ -22,8 +22,10 @@ from steelyard.gateway.chain_view import ChainView
 from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.hangups import HangupWatch
 from steelyard.gateway.metrics import Metrics
+from steelyard.gateway.order_tags import OrderTagger
 from steelyard.gateway.pages import Pages
 from steelyard.gateway.payer import Payer
+from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.recovery import Recovery
 from steelyard.gateway.replays import Replays
 from steelyard.gateway.settings import GatewaySettings
@@ -148,7 +150,7 @@ async def assemble(
     bind_service: BindService,
 ) -> Gateway:
     """Return a gateway with its state restored, ready for links and requests."""
-    clock, account = time.monotonic, key.account
+    clock, account, random = time.monotonic, key.account, RandomPool()
     escrow_id = f"escrow:{format_hex(account)}"
     run = Run(settings.process, os.urandom(16))
     crashed = await recover(database, settings.process)
@@ -202,10 +204,11 @@ async def assemble(
         meters,
         settlement,
         account=account,
-        tag_secret=payer.tag_secret,
+        tag=OrderTagger(payer.tag_secret),
         mark_secret=mark_secret,
         escrow_id=escrow_id,
         escrow_address=deployment.escrow,
+        random=random,
     )
     hangups = HangupWatch(clock)
     calls = CallsView(database, writer, settings.admin_key_ids, catalogue.name_of)
@@ -245,7 +248,7 @@ async def assemble(
         metrics,
         hangups,
         pages,
-        GatewayApp(work, pages, metrics, serves_cors=settings.serves_cors),
+        GatewayApp(work, pages, metrics, random, serves_cors=settings.serves_cors),
     )
     metrics.gauges = gateway.gauges
     return gateway

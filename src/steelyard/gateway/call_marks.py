@@ -8,8 +8,7 @@ Law: docs/spec/gateway.md, section 5.
 
 from __future__ import annotations
 
-import hmac
-from hashlib import sha256
+from hashlib import blake2b, sha256
 
 CALL_MARK_PURPOSE = "steelyard/call-mark/1"
 _HALF = 8
@@ -22,11 +21,13 @@ def key_mark(key_id: str) -> int:
 
 def mark_call(secret: bytes, nonce: bytes, mark: int) -> bytes:
     """Return a 16-byte call id that hides a key's mark under 8 random bytes."""
-    mask = int.from_bytes(hmac.digest(secret, nonce, "sha256")[:_HALF], "big")
-    return nonce + (mask ^ mark).to_bytes(_HALF, "big")
+    return nonce + (_mask(secret, nonce) ^ mark).to_bytes(_HALF, "big")
 
 
 def read_mark(secret: bytes, call_id: bytes) -> int:
     """Return the mark that a call id of ours hides; noise for any other."""
-    mask = int.from_bytes(hmac.digest(secret, call_id[:_HALF], "sha256")[:_HALF], "big")
-    return mask ^ int.from_bytes(call_id[_HALF:], "big")
+    return _mask(secret, call_id[:_HALF]) ^ int.from_bytes(call_id[_HALF:], "big")
+
+
+def _mask(secret: bytes, nonce: bytes) -> int:
+    return int.from_bytes(blake2b(nonce, key=secret, digest_size=_HALF).digest(), "big")

@@ -11,7 +11,7 @@ Law: docs/spec/gateway.md, section 4.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -79,8 +79,11 @@ class Listing:
     sellers: list[Seller] = field(default_factory=list)
     table: ShareTable = field(default_factory=ShareTable)
 
-    def choose(self, tried: Iterable[Seller], prefix: bytes, now_s: float, luck: float) -> Seller | None:
+    def choose(self, tried: Sequence[Seller], prefix: bytes, now_s: float, luck: float) -> Seller | None:
         """Return who gets the next call, or None if nobody is well; routing.py says how."""
+        if len(self.sellers) == 1 and not tried:
+            only = self.sellers[0]
+            return None if only.why_not(now_s) else self._taken(only, now_s)
         well = [seller for seller in self.sellers if seller not in tried and not seller.why_not(now_s)]
         if len(well) <= 1:
             return self._taken(well[0], now_s) if well else None
@@ -195,6 +198,7 @@ class Catalogue:
             model_json = msgspec.json.encode(name)
             listing = Listing(name, offer.service_id, verified.manifest, verified.service, model_json, sellers)
             self.listings[name] = listing
+        self._remove(listing, lambda seller: seller.link.provider == link.provider)
         record = self._records.setdefault((link.provider, offer.service_id), Record())
         headers = seller_headers(offer, name, verified.manifest)
         seller = Seller(

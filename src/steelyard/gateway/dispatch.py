@@ -10,7 +10,6 @@ Law: docs/spec/gateway.md, section 4; docs/spec/money.md, section 2.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,12 +19,13 @@ from steelyard.gateway.answers import open_shape
 from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.call_marks import mark_call
 from steelyard.gateway.catalogue import Listing, Seller
+from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import Settlement
 from steelyard.link.port import CallRequest, Failure
 from steelyard.protocol.hashing import ZERO32, keccak
 from steelyard.protocol.ids import format_hex
-from steelyard.protocol.messages import Order, order_tag
+from steelyard.protocol.messages import Order
 from steelyard.protocol.pricing import call_cost, format_yard
 from steelyard.services.port import Quote, Request
 from steelyard.storage.budgets import load_budget
@@ -58,9 +58,9 @@ class Dispatcher:
     """Sends orders.
 
     Args:
-        account: the gateway's own 20 bytes. tag_secret, mark_secret: 32 bytes each, derived from its key.
+        account: the gateway's own 20 bytes. tag: tags an order's hash. mark_secret: 32 bytes, derived from its key.
         escrow_id: the budget of its deposit. escrow_address: where deposits go, for the refusal.
-        clock: monotonic seconds. clock_ms: Unix ms. draw: random bytes.
+        random: for call ids, salts and seeds.
     """
 
     def __init__(
@@ -71,26 +71,26 @@ class Dispatcher:
         settlement: Settlement,
         *,
         account: bytes,
-        tag_secret: bytes,
+        tag: Callable[[bytes], bytes],
         mark_secret: bytes,
         escrow_id: str,
         escrow_address: bytes,
-        draw: Callable[[int], bytes] = os.urandom,
+        random: RandomPool,
     ) -> None:
         self._settings = settings
         self._database = database
         self._meters = meters
         self._settlement = settlement
         self._account = account
-        self._tag_secret = tag_secret
+        self._tag = tag
         self._mark_secret = mark_secret
         self._escrow_id = escrow_id
         self._escrow_address = escrow_address
-        self._draw = draw
+        self._random = random
 
     def name_call(self, job: Job) -> None:
         """Draw a job's call id, salt and seed; an attempt elsewhere keeps them."""
-        random = self._draw(_RANDOM)
+        random = self._random.take(_RANDOM)
         job.call_id = mark_call(self._mark_secret, random[:8], job.account.mark)
         job.call_hex = job.call_id.hex().encode()
         job.salt = random[8:40]
@@ -186,7 +186,7 @@ class Dispatcher:
             self._meters.meter(job.account.key_id),
             job.account.key_id,
             seller,
-            CallRequest(order, order_tag(self._tag_secret, order_hash), job.salt, request.api, job.body),
+            CallRequest(order, self._tag(order_hash), job.salt, request.api, job.body),
             order_hash,
             job.quote,
             open_shape(request, job.call_hex, job.listing.model_json, now_ms // 1000),

@@ -176,6 +176,7 @@ async def _http(gateway: Gateway, listener: socket.socket, settings: GatewaySett
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.drain_s) or 1,
         backlog=2048,

@@ -104,12 +104,38 @@ def test_broken_utf8_is_the_providers_fault() -> None:
         _shape().whole(Piece(b"\xff", 1, 1), RECEIPT, STAMP)
 
 
-def test_tool_calls_stand_in_the_message() -> None:
-    """A kind's tool calls are passed on as they came, the content is null."""
-    piece = Piece(b"[]", 1, 1, b'{"tool_calls":[{"id":"x"}]}')
-    message = json.loads(_shape().whole(piece, RECEIPT, STAMP))["choices"][0]["message"]
-    assert message["tool_calls"] == [{"id": "x"}]
+def _call(name: str, arguments: str) -> dict[str, object]:
+    return {"id": "x", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def test_tool_calls_come_from_the_content_that_the_receipt_binds() -> None:
+    """What the detail says of them is not believed; text before them stays text."""
+    lie = b'{"tool_calls":[{"id":"other"}]}'
+    content = b"\x1ex\x1fadd\x1f{}\x1ex\x1fsub\x1f[1]"
+    message = json.loads(_shape().whole(Piece(content, 1, 1, lie), RECEIPT, STAMP))["choices"][0]["message"]
+    assert message["tool_calls"] == [_call("add", "{}"), _call("sub", "[1]")]
     assert message["content"] is None
+    message = json.loads(_shape().whole(Piece(b"so: " + content, 1, 1, lie), RECEIPT, STAMP))["choices"][0]["message"]
+    assert message["content"] == "so: "
+
+
+def test_tool_calls_stream_as_deltas() -> None:
+    """A call begins with its id and name, and its arguments follow."""
+    shape, mark = _shape(), b'{"tool_calls":[]}'
+    parts = (b"\x1ex\x1fadd\x1f", b'{"a"', b":1}", b"\x1ex\x1fsub\x1f{}")
+    deltas = [_events(shape.chunk(Piece(part, 0, 1, mark)))[-1]["choices"][0]["delta"] for part in parts]
+    assert deltas == [
+        {"tool_calls": [{"index": 0, **_call("add", "")}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a"'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]},
+        {"tool_calls": [{"index": 1, **_call("sub", "{}")}]},
+    ]
+
+
+def test_unreadable_tool_calls_are_the_providers_fault() -> None:
+    """A call without its name can't be passed on."""
+    with pytest.raises(BadMessage):
+        _shape().whole(Piece(b"\x1ex", 1, 1, b'{"tool_calls":[]}'), RECEIPT, STAMP)
 
 
 def test_completion_answers_in_its_own_object() -> None:
