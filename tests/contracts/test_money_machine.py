@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from tests.contracts.contract import Event, Receipt
@@ -337,6 +338,7 @@ class MoneyMachine(RuleBasedStateMachine):
         return [*(self.world.account(name) for name in sorted(names)), self.world.protocol_pot]
 
 
+@pytest.mark.timeout(300)  # a failing example takes long to shrink
 def test_money_is_conserved_whatever_anyone_does(deployed: World) -> None:
     """The contracts do what the rules say, step by step, and the events alone tell all of it."""
     run_state_machine_as_test(lambda: MoneyMachine(deployed))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from tests.contracts.world import MIN_STAKES, UNBOND_DELAY_S, ZERO_ADDRESS, World
@@ -117,11 +118,9 @@ class StakesMachine(RuleBasedStateMachine):
         changes = [second for second, _ in self.history if second <= last]
         t = data.draw(st.one_of(st.integers(self.history[0][0], last), st.sampled_from(changes)))
         then = max((entry for entry in self.history if entry[0] <= t), key=lambda entry: entry[0])[1]
-        for name, role in ((name, role) for name in NAMES for role in ROLES):
-            assert self.world.registry.call("stakeAt", self.world.account(name), role, t) == then[name, role]
-        for role in ROLES:
-            total = sum(then[name, role] for name in NAMES)
-            assert self.world.registry.call("totalStakeAt", role, t) == total
+        name, role = data.draw(pairs)
+        assert self.world.registry.call("stakeAt", self.world.account(name), role, t) == then[name, role]
+        assert self.world.registry.call("totalStakeAt", role, t) == sum(then[one, role] for one in NAMES)
 
     @invariant()
     def registry_holds_what_it_owes(self) -> None:
@@ -159,6 +158,7 @@ class StakesMachine(RuleBasedStateMachine):
         return True
 
 
+@pytest.mark.timeout(300)  # a failing example takes long to shrink
 def test_stakes_of_any_past_second_are_remembered(deployed: World) -> None:
     """Whatever is done to stakes, the past stays as it was, and money is conserved."""
     run_state_machine_as_test(lambda: StakesMachine(deployed))
