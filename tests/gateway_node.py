@@ -68,9 +68,10 @@ class ScriptedNode:
         await self._end_tasks()
 
     async def _end_tasks(self) -> None:
-        for task in tuple(self._tasks):
+        others = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in others:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
 
     def _keep(self, work: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]

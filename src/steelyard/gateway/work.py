@@ -170,8 +170,6 @@ class Work:
                 raise ClientGone
             while not attempt.is_over and not (attempt.is_stream and attempt.out):
                 await self._wait(attempt)
-            if attempt.is_stream and attempt.out:
-                return attempt
             failure = attempt.failure or attempt.shortfall
             if failure is None:
                 return attempt
