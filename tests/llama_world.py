@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.service_world import ignore
+
 from steelyard.engines.llama import LlamaEngine, facts_of
 from steelyard.engines.llama_server import LlamaOptions
 from steelyard.weights.cache import WeightCache
 from steelyard.weights.catalogue import find_model
 from steelyard.weights.fetch import fetch_weights
-from tests.service_world import ignore
 
 MODEL = find_model("smollm2-135m")
 CACHE = Path(os.environ.get("STEELYARD_TEST_MODELS", str(Path(__file__).parents[1] / ".steelyard" / "test-models")))

@@ -1,4 +1,4 @@
-"""Whatever a caller or a provider sends, the pure side of every kind answers or refuses it by name, and nothing else."""
+"""Whatever a caller or a provider sends, the pure side of every kind answers, or refuses it by name."""
 
 from __future__ import annotations
 

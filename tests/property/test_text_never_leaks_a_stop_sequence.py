@@ -1,6 +1,10 @@
-"""Whatever the text, the stop sequences and the cuts: what is shown is the text up to the first stop sequence, no more, no less."""
+"""Whatever the text, the stop sequences and the cuts: what is shown is the text up to the first stop sequence, no
+more, no less.
+"""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +31,7 @@ def test_shown_text_is_the_text_up_to_the_first_stop(text: str, stops: list[str]
     edges = [0, *sorted(cut for cut in cuts if cut < len(raw)), len(raw)]
     expected = _expected(text, stops)
     assembler, shown = TextAssembler(stops), ""
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         shown += assembler.push(raw[start:end])
         assert expected.startswith(shown)
     assert shown + assembler.finish() == expected
