@@ -257,6 +257,7 @@ class HandGateway:
         """Lose the database: no lane, no receipt; new orders go on a new lane."""
         self.lanes.clear()
         self.receipts.clear()
+        self.claimed.clear()
         self.lane_id += 1
 
     def _follow(
@@ -293,6 +294,7 @@ class NodeWorld:
     tasks: list[asyncio.Task[None]]
     crashes: list[BaseException]
     serial: int = 0
+    life: int = 0
 
     def order(self, text: str = "hello", *, is_stream: bool = False, grants: int = 1, **changes: Any) -> Ordered:
         """Send an order; `changes` are fields of the order, or `body`, `salt`, `tag`, `api`."""
@@ -316,6 +318,8 @@ class NodeWorld:
     async def kill_node(self) -> None:
         """End the node as kill -9 would: what was not written is gone, nothing is said to anyone."""
         self.client.abort()
+        for account in self.node._lanes.values():
+            await account.feed.close()
         await self._release()
 
     async def stop_node(self) -> None:
@@ -343,6 +347,7 @@ class NodeWorld:
             await self.gateway.up.wait()
 
     async def _release(self) -> None:
+        self.life += 1
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -351,10 +356,14 @@ class NodeWorld:
 
 
 async def _start_node(world: NodeWorld) -> None:
+    life = world.life
+
+    def crash(error: BaseException) -> None:
+        if world.life == life:  # a killed node's last writes fail, and nobody is there to mind
+            world.crashes.append(error)
+
     world.database = await open_database(f"sqlite:///{world.folder}/node.db")
-    world.writer = await open_writer(
-        world.database, on_failure=lambda operation, fault: world.crashes.append(fault), on_crash=world.crashes.append
-    )
+    world.writer = await open_writer(world.database, on_failure=lambda operation, fault: crash(fault), on_crash=crash)
     parts = NodeParts(
         key=PROVIDER_KEY,
         domain=DOMAIN,
@@ -364,7 +373,7 @@ async def _start_node(world: NodeWorld) -> None:
         blobs=FolderBlobs(world.folder / "blobs"),
         services=world.services,
         settings=world.settings,
-        on_crash=world.crashes.append,
+        on_crash=crash,
     )
     world.node = Node(parts)
     await world.node.open()

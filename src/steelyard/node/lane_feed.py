@@ -83,9 +83,13 @@ class LaneFeed:
         else:
             self._catch_up()
 
-    async def join(self) -> None:
-        """Wait until it has caught up, or can't."""
+    async def close(self, timeout_s: float = 0.0) -> None:
+        """Let it catch up for so long, then stop reading; nothing more is sent."""
+        if self._task is not None and timeout_s:
+            await asyncio.wait([self._task], timeout=timeout_s)
+        self.link = None
         if self._task is not None:
+            self._task.cancel()
             await asyncio.wait([self._task])
 
     def _catch_up(self) -> None:

@@ -133,6 +133,7 @@ class Node:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_S)
         await asyncio.gather(*(lane.flush() for lane in self._lanes.values()))
+        await asyncio.gather(*(lane.feed.close(STOP_S) for lane in self._lanes.values()))
 
     # what links ask
 
