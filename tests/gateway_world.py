@@ -140,6 +140,7 @@ class World:
     nodes: list[ScriptedNode] = field(default_factory=list)
     key: ApiKey | None = None
     secret: str = ""
+    own_database: Database | None = None
     gateway_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -246,8 +247,11 @@ class World:
     async def start_gateway(self) -> None:
         """Start the gateway on its database."""
         self.gateway_stack = AsyncExitStack()
-        self.database = await open_database(f"sqlite:///{self.folder}/gateway.db")
-        self.gateway_stack.push_async_callback(self.database.aclose)
+        if self.own_database is None:
+            self.database = await open_database(f"sqlite:///{self.folder}/gateway.db")
+            self.gateway_stack.push_async_callback(self.database.aclose)
+        else:
+            self.database = self.own_database
         self.running = await self.gateway_stack.enter_async_context(
             open_gateway(
                 GatewayParts(
@@ -281,13 +285,14 @@ async def until(is_true: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 @asynccontextmanager
 async def open_world(
-    folder: Path, *, nodes: int = 1, limit_nano: int | None = None, **settings: Any
+    folder: Path, *, nodes: int = 1, limit_nano: int | None = None, database: Database | None = None, **settings: Any
 ) -> AsyncIterator[World]:
     """Give a running gateway with so many echo nodes and one API key."""
     settings.setdefault("watch_s", 0.2)
     chosen = GatewaySettings(port=0, link_port=0, **settings)
     async with AsyncExitStack() as stack:
         world = World(folder, chosen, MemoryChain(), stack, None, None)  # type: ignore[arg-type]
+        world.own_database = database
         await world.start_gateway()
         try:
             world.key, world.secret = await create_key(world.database, "test", limit_nano=limit_nano, now_ms=now_ms())

@@ -14,6 +14,7 @@ import re
 import structlog
 
 from steelyard.errors import BadRequest, Fault, NotFound, SteelyardError
+from steelyard.gateway.crashes import describe_crash
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.pages import Pages
 from steelyard.gateway.randomness import RandomPool
@@ -99,7 +100,7 @@ class GatewayApp:
         else:
             fault_id = "fault_" + self._random.take(6).hex()
             _log.error(
-                "request_crashed", path=path, fault=fault_id, request=request_id.decode(), exc_info=_without_text(error)
+                "request_crashed", path=path, fault=fault_id, request=request_id.decode(), **describe_crash(error)
             )
             reply, code = fault_reply(fault_id), "internal_error"
         self._metrics.errors[code] += 1
@@ -108,13 +109,6 @@ class GatewayApp:
         except RuntimeError:
             raise error from None  # the answer had begun: the server closes the connection, nothing looks whole
         return reply.status
-
-
-def _without_text(error: Exception) -> Exception:
-    """The error without the values that decoders quote, which may be a client's text."""
-    if type(error).__module__.startswith(("msgspec", "json")):
-        return type(error)("(its message may quote a request, and is left out)").with_traceback(error.__traceback__)
-    return error
 
 
 def _wrong_method(path: str, method: str, allowed: bytes) -> Reply:

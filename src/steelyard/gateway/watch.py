@@ -19,6 +19,7 @@ import structlog
 from steelyard.errors import SteelyardError
 from steelyard.gateway.catalogue import Catalogue, Seller
 from steelyard.gateway.chain_view import ChainView, OfferTerms, Position
+from steelyard.gateway.crashes import describe_crash
 from steelyard.storage.budgets import set_limit
 from steelyard.storage.database import Database
 from steelyard.storage.lanes import load_lanes
@@ -123,5 +124,5 @@ async def keep_beating(name: str, every_s: float, beat: Callable[[], Awaitable[o
             await beat()
         except SteelyardError as error:
             _log.error("beat_failed", beat=name, code=error.code, reason=error.message)
-        except Exception:  # a supervisor: one bad beat must not stop vouchers or the watch
-            _log.exception("beat_crashed", beat=name)
+        except Exception as error:  # a supervisor: one bad beat must not stop vouchers or the watch
+            _log.error("beat_crashed", beat=name, **describe_crash(error))
