@@ -111,6 +111,18 @@ def test_lockfile_names_no_registry() -> None:
     assert all("integrity" in package for path, package in packages.items() if path)
 
 
+def test_lockfile_holds_everything_that_it_names() -> None:
+    """`npm ci` refuses a lock that lacks a package which another names, be it optional and for another machine."""
+    packages: dict[str, Any] = json.loads((CONTRACTS / "package-lock.json").read_text())["packages"]
+    manifest: dict[str, Any] = json.loads((CONTRACTS / "package.json").read_text())
+    for section in ("devDependencies", "optionalDependencies"):
+        assert packages[""][section] == manifest[section]
+    for path, package in packages.items():
+        for section in ("dependencies", "devDependencies", "optionalDependencies"):
+            missing = [name for name in package.get(section, {}) if f"node_modules/{name}" not in packages]
+            assert not missing, f"{path or 'package.json'} names {missing}"
+
+
 def test_load_artifact_unknown_name_refused() -> None:
     """There is nothing to load under another name."""
     with pytest.raises(FileNotFoundError):
