@@ -123,7 +123,8 @@ class Producer:
     async def _wait_for_work(self) -> None:
         timeout = max(self._last_block_at + self._heartbeat_s - time.monotonic(), 0) if self._heartbeat_s else None
         try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
+            async with asyncio.timeout(timeout):  # wait_for may take a cancellation for its time-out
+                await self._wake.wait()
         except TimeoutError:
             return
         self._wake.clear()
