@@ -71,27 +71,21 @@ def show_all(context: typer.Context, is_json: JsonFlag = False) -> None:
 
 async def _pull(invocation: Invocation, model: str, sha256: str, *, is_quiet: bool) -> FetchedWeights:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from steelyard.cli.progress import Steps
     from steelyard.weights.cache import WeightCache
     from steelyard.weights.catalogue import find_model
     from steelyard.weights.fetch import fetch_weights
 
     cache = WeightCache(invocation.settings.weights_folder)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=is_quiet) as bar:
-        task = bar.add_task(f"fetching {model}", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
-
+    with Steps(is_shown=not is_quiet, console=Console(stderr=True, highlight=False)) as steps:
         if ":" in model:
-            return await fetch_weights(model, cache, show, sha256=sha256.lower())
+            return await fetch_weights(model, cache, steps.progress, sha256=sha256.lower())
         known = find_model(model)
         return await fetch_weights(
             known.url,
             cache,
-            show,
+            steps.progress,
             sha256=sha256.lower() or known.sha256,
             size_bytes=known.size_bytes,
             download_bytes=known.download_bytes,
