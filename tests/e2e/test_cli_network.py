@@ -105,6 +105,14 @@ def test_buyers_commands_show_calls_receipts_and_a_conserved_total(tmp_path: Pat
         assert "money conserved: not provable" in out
         assert report["findings"][0]["cids"][0] in out
 
+        saved = await person.read("backup", str(tmp_path / "gateway.backup"))
+        assert saved["rows"] > 0
+        url = f"sqlite:///{tmp_path}/restored.db"
+        restored = await person.read("restore", str(tmp_path / "gateway.backup"), "--database", url)
+        assert restored == saved
+        _, err = await person.type("restore", str(tmp_path / "gateway.backup"), "--database", url, status=2)
+        assert "the database is not empty" in err
+
         state = await person.read("status")
         assert (state["chain"]["state"], state["gateway"]["state"]) == ("up", "ready")
         assert state["chain"]["services"] == ["echo"]

@@ -75,6 +75,8 @@ def test_wallet_without_terminal_or_passphrase_is_refused(tmp_path: Path) -> Non
         (("unstake", "provider"), 1, "say either how much to take out or --finish"),
         (("deposit", "0"), 1, "amount is 0: give an amount above zero"),
         (("services", "register", "a", "echo", "--manifest", "/none", "--split", "1,2,3"), 1, "'1,2,3' is no split"),
+        (("backup", "b.tar.gz"), 2, "there is no database at"),
+        (("restore", "/none.tar.gz"), 2, "/none.tar.gz is not a whole backup"),
         (("wallet", "show", "../../etc/passwd"), 2, "is no wallet's name"),
     ],
 )

@@ -23,6 +23,7 @@ import typer
 from steelyard import __version__
 from steelyard.cli import (
     auditing,
+    backups,
     call_lists,
     chatting,
     diagnosis,
@@ -54,6 +55,7 @@ MODULES = (
     call_lists,
     auditing,
     states,
+    backups,
 )
 
 
