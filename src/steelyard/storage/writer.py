@@ -103,8 +103,10 @@ class GroupWriter:
             finally:
                 self._refusal = "the writer is closed"
         self._wake.set()
-        await self._task
-        await self._backend.aclose()
+        try:
+            await self._task
+        finally:
+            await self._backend.aclose()
 
     def _enqueue(self, operation: Operation, done: asyncio.Future[None] | None) -> None:
         if self._refusal is not None:
