@@ -114,41 +114,40 @@ def usage_json(receipt: Receipt) -> bytes:
     )
 
 
+_TAIL = b',"finish_reason":null}]}\n\n'
+_TAIL_USAGE = b',"finish_reason":null}],"usage":null}\n\n'
+
+
 class TextShape:
     """What chat and plain completions share: ids, the frame around a choice, usage, and how a stream ends."""
 
-    __slots__ = ("_has_begun", "_head", "_tail", "_wants_usage")
+    __slots__ = ("_created", "_has_begun", "_id", "_tail", "_wants_usage")
     CHUNK_OBJECT = b""
     EMPTY_CHOICE = b""
 
     def __init__(self, id_prefix: bytes, request: Request, call_hex: bytes, model: bytes, created_s: int) -> None:
-        self._head = b'{"id":"%s%s","object":"%s","created":%d,"model":%s,"choices":[{"index":0,' % (
-            id_prefix,
-            call_hex,
-            b"%s",
-            created_s,
-            model.replace(b"%", b"%%"),
-        )
+        self._id, self._created = id_prefix + call_hex, b'"created":%d,"model":%s' % (created_s, model)
         self._wants_usage = request.include_usage
-        self._tail = (
-            b',"finish_reason":null}],"usage":null}\n\n' if request.include_usage else b',"finish_reason":null}]}\n\n'
-        )
+        self._tail = _TAIL_USAGE if request.include_usage else _TAIL
         self._has_begun = False
 
     def _whole(self, object_name: bytes, choice: bytes, receipt: Receipt, stamp: bytes) -> bytes:
         return b'%s%s,"finish_reason":%s}],"usage":%s,"steelyard":%s}' % (
-            self._head % object_name,
+            self._head(object_name),
             choice,
             _FINISH[receipt.finish_reason],
             usage_json(receipt),
             stamp,
         )
 
+    def _head(self, object_name: bytes) -> bytes:
+        return b'{"id":"%s","object":"%s",%s,"choices":[{"index":0,' % (self._id, object_name, self._created)
+
     def _event(self, choice: bytes) -> bytes:
-        return b"data: %s%s%s" % (self._head % self.CHUNK_OBJECT, choice, self._tail)
+        return b"data: %s%s%s" % (self._head(self.CHUNK_OBJECT), choice, self._tail)
 
     def end(self, receipt: Receipt, stamp: bytes) -> bytes:
-        head = self._head % self.CHUNK_OBJECT
+        head = self._head(self.CHUNK_OBJECT)
         finish = _FINISH[receipt.finish_reason]
         if not self._wants_usage:
             return b'data: %s%s,"finish_reason":%s}],"steelyard":%s}\n\n%s' % (
@@ -170,7 +169,7 @@ class TextShape:
 
     def cut(self, error: SteelyardError) -> bytes:
         return b'data: %s%s,"finish_reason":"error"}],"error":%s}\n\n' % (
-            self._head % self.CHUNK_OBJECT,
+            self._head(self.CHUNK_OBJECT),
             self.EMPTY_CHOICE,
             encode_json(error_object(error)),
         )

@@ -11,6 +11,7 @@ Law: docs/spec/gateway.md, section 4.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,8 +20,9 @@ import msgspec
 from steelyard.errors import BadMessage, ConfigError, Forbidden, PeerError, Refusal, SteelyardError
 from steelyard.gateway.chain_view import ChainView, OfferTerms, ServiceTerms
 from steelyard.gateway.pay_lane import PayLane
-from steelyard.gateway.replies import Header
+from steelyard.gateway.replies import JSON_HEADER, Header
 from steelyard.gateway.routing import Record, ShareTable, Standing, choose_warm, pick_two
+from steelyard.gateway.whole_replies import head_block
 from steelyard.link.port import ProviderLink, SignedOffer
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.ids import service_id as service_id_of
@@ -28,6 +30,8 @@ from steelyard.protocol.messages import Grade, Offer
 from steelyard.protocol.signing import Domain, require_signer
 from steelyard.services.manifest import Manifest, decode_manifest, manifest_digest
 from steelyard.services.port import Service
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 BindService = Callable[[Manifest], Service]
 """Returns a kind bound to a manifest, without an engine; raises ConfigError for a kind that isn't installed."""
@@ -53,6 +57,7 @@ class Seller:
     record: Record
     lane: PayLane
     headers: tuple[Header, ...]
+    head: bytes
     stamp: bytes
     provider_hex: str
     price_nano: int
@@ -208,6 +213,7 @@ class Catalogue:
             record=record,
             lane=lane,
             headers=headers,
+            head=head_block((JSON_HEADER, *headers)),
             stamp=seller_stamp(headers),
             provider_hex="0x" + link.provider.hex(),
             price_nano=offer.price_in + offer.price_out,
@@ -245,7 +251,7 @@ def seller_headers(offer: Offer, name: str, manifest: Manifest) -> tuple[Header,
     return (
         (b"x-steelyard-provider", b"0x" + offer.provider.hex().encode()),
         (b"x-steelyard-model", name.encode()),
-        (b"x-steelyard-quantisation", (manifest.quantisation or "none").encode("ascii", "replace")),
+        (b"x-steelyard-quantisation", _UNPRINTABLE.sub("?", manifest.quantisation or "none").encode()),
         (b"x-steelyard-grade", grade_name(offer.grade).encode()),
     )
 

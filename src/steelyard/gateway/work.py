@@ -26,9 +26,11 @@ from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.replays import Recording, Replays
 from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive, Reply, Send, send_reply
 from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.whole_replies import head_block, write_whole
 from steelyard.link.port import Failure
 from steelyard.protocol.messages import FinishReason
 
+_HEAD = b"%sx-steelyard-call: call_%s\r\nx-steelyard-receipt: 0x%s\r\nx-steelyard-cost-nano: %d\r\n%s"
 _CUT_FROM = int(FinishReason.CANCELLED)
 
 
@@ -202,11 +204,16 @@ class Work:
         if receipt is None:
             raise cut_error(attempt)
         body = attempt.out[0]
+        receipt_hex = attempt.receipt_hash.hex().encode()
+        if recording is None and write_whole(
+            send, _HEAD % (attempt.seller.head, job.call_hex, receipt_hex, receipt.cost, head_block(extra)), body
+        ):
+            return 200
         headers = [
             JSON_HEADER,
             *attempt.seller.headers,
             (b"x-steelyard-call", b"call_" + job.call_hex),
-            (b"x-steelyard-receipt", b"0x" + attempt.receipt_hash.hex().encode()),
+            (b"x-steelyard-receipt", b"0x" + receipt_hex),
             (b"x-steelyard-cost-nano", b"%d" % receipt.cost),
         ]
         if recording is not None:
