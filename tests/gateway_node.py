@@ -115,6 +115,9 @@ class ScriptedNode:
                 batches, entries = tuple(b for b, _ in history), tuple(tuple(e) for _, e in history)
                 link.send_claim(LaneClaim(lane, batches, entries, best))
 
+    def on_lanes_known(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
+        """Trust the gateway."""
+
     async def on_batches_wanted(self, link: GatewayLink, state: LaneState) -> None:
         """Send them whole."""
         self.resend(link, state.lane, state.seq)

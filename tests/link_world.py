@@ -163,6 +163,7 @@ class EchoNode:
         self.vouchers: list[SignedVoucher] = []
         self.wanted: list[LaneState] = []
         self.ups: list[tuple[GatewayLink, Sequence[LaneState]]] = []
+        self.known: list[Sequence[LaneState]] = []
         self.downs: list[str] = []
         self.refused: list[tuple[bytes | None, SteelyardError]] = []
         self.refuse_with: SteelyardError | None = None
@@ -203,6 +204,9 @@ class EchoNode:
     async def on_voucher(self, link: GatewayLink, signed: SignedVoucher) -> None:
         self.on_voucher_hook(signed)
         self.vouchers.append(signed)
+
+    def on_lanes_known(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
+        self.known.append(lanes)
 
     async def on_link_up(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
         self.ups.append((link, lanes))

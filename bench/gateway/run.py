@@ -4,8 +4,8 @@
 
 nginx (plain reverse proxy, one worker) and LiteLLM's proxy (one worker) stand before an HTTP server that answers the
 bytes of one of our own answers; our gateway (one process; receipts, budgets and vouchers on) stands before one node
-that serves `echo`. Rounds are interleaved; medians of the rounds' ratios are what counts. wrk runs on the same two cores as
-everything else, so read the ratios. Writes results/gateway.json.
+that serves `echo`. Rounds are interleaved; medians of the rounds' ratios are what counts. wrk runs on the same cores
+as everything else, so read the ratios. Writes results/gateway.json.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ def test_node_that_lost_its_ledger_serves_other_lanes_and_signs_nothing_twice(tm
             call = world.order("x")
             await call.ended.wait()
             assert call.failure is not None
-            assert call.failure.code == "bad_order"
+            assert call.failure.code == "lane_lost"
             world.gateway.lane_id = 50
             world.gateway.lanes[world.gateway.lane] = LaneState(lane=world.gateway.lane)
             await _order_many(world, 2)

@@ -234,7 +234,6 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
     "wrong cost": (_wrong_cost, "wrong_cost"),
     "cost above the order's limit": (_above_limit, "wrong_cost"),
     "order billed twice": (_bill_twice, "repeated_order"),
-    "call billed twice": (_repeat_call, "repeated_call"),
     "batch above its receipts": (_inflate_batch, "wrong_total"),
     "forked lane": (_fork_lane, "broken_chain"),
     "skipped batch": (_skip_seq, "broken_chain"),
@@ -264,6 +263,17 @@ def test_audit_of_corrupted_history_names_the_corruption(name: str, seed: int, h
     assert code in CODES
     assert code in {finding.code for finding in findings if finding.severity == "contradiction"}
     assert verdict_of(findings) == "no"
+
+
+@given(seeds, deeds)
+def test_audit_of_a_call_ordered_twice_notes_it_against_the_gateway(seed: int, history: list[tuple[int, int]]) -> None:
+    """A gateway that uses one call id for two orders, and pays both, is named; it can't turn the answer to no."""
+    world, lane = build_world(seed, history)
+    world._begin()
+    _repeat_call(world, lane)
+    findings, _ = audit(world)
+    assert {(f.code, f.severity, f.account) for f in findings} == {("repeated_call", "note", lane.state.lane.gateway)}
+    assert verdict_of(findings) == "yes"
 
 
 @given(seeds, deeds)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from steelyard.audit.books import LaneBooks, PostedOffer, Publication, Redemption
 from steelyard.audit.findings import Finding, show
@@ -47,7 +47,7 @@ class CallIndex:
     domain: Domain
     by_head: defaultdict[bytes, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
     billed_orders: set[bytes] = field(default_factory=set)
-    billed_calls: set[tuple[bytes, bytes]] = field(default_factory=set)
+    billed_calls: set[tuple[bytes, bytes, bytes]] = field(default_factory=set)
 
     def add_blob(self, blob: bytes, publishers: Iterable[bytes], batches: Iterable[tuple[SignedBatch, Calls]]) -> None:
         """Enter what a blob (sha256 digest) holds; its messages have been checked for form alone."""
@@ -232,10 +232,12 @@ def _check_calls(
             yield _found(lane, candidate, "wrong_cost", message)
         if receipt.order_hash in index.billed_orders:
             yield _found(lane, candidate, "repeated_order", f"the order of {call} was billed twice")
-        elif (order.provider, order.call_id) in index.billed_calls:
-            yield _found(lane, candidate, "repeated_call", f"{call} was billed by one provider under two orders")
+        elif (order.gateway, order.provider, order.call_id) in index.billed_calls:
+            message = f"{call} was ordered twice by its gateway, from one provider, under two orders"
+            finding = _found(lane, candidate, "repeated_call", message)
+            yield replace(finding, account=lane.gateway, severity="note")
         index.billed_orders.add(receipt.order_hash)
-        index.billed_calls.add((order.provider, order.call_id))
+        index.billed_calls.add((order.gateway, order.provider, order.call_id))
 
 
 def _found(lane: LaneBooks, candidate: Candidate, code: str, message: str) -> Finding:

@@ -47,7 +47,7 @@ CODES: dict[str, str] = {
     "wrong_price": "an order's price or grade is none that the provider had offered",
     "wrong_cost": "a receipt's cost is not its units at its order's prices, or is above the order's limit",
     "repeated_order": "one order was billed twice",
-    "repeated_call": "one provider billed one call under two orders",
+    "repeated_call": "a gateway gave one call id to two orders of one provider: a note, both were paid",
     "bad_blob": "a published blob that proves nothing: unreadable, or another deployment's",
 }
 

@@ -172,6 +172,8 @@ class LinkClient:
 
     async def _shake(self, greeting: _Greeting, down: asyncio.Future[str]) -> None:
         wire = greeting.wire
+        if not wire.peer_host:
+            raise ConnectionResetError("the connection was lost before the handshake")
         channel = client_channel(wire.ssl_object, wire.peer_host)
         handshake = NodeHandshake(self._key, self._domain, channel, self._random_bytes(32), self._expected)
         wire.send(encode_frame(handshake.hello()))
@@ -213,8 +215,9 @@ class LinkClient:
         if session is not None:
             session.end("the gateway began a new session")
         self._down = down
-        self._session = GatewaySession(ready.session, gateway, self._side, self.limits, self._on_down)
-        self._session.begin(wire, ready.lanes)
+        begun = GatewaySession(ready.session, gateway, self._side, self.limits, self._on_down)
+        begun.begin(wire, ready.lanes)
+        self._session = begun
 
     def _on_down(self, session: GatewaySession | None, reason: str) -> None:
         if self._session is session and self._down is not None and not self._down.done():

@@ -147,6 +147,7 @@ class GatewaySession:
 
     def begin(self, wire: Wire, lanes: tuple[LaneState, ...]) -> None:
         """Start a new session on its first connection."""
+        self._side.on_lanes_known(self, lanes)
         self._attach(wire, 0)
         self._backlog.put(lambda: self._side.on_link_up(self, lanes))
 

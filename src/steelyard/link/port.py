@@ -260,6 +260,13 @@ class NodeSide(Protocol):
     async def on_voucher(self, link: GatewayLink, signed: SignedVoucher) -> None:
         """Check and keep a voucher; raises a PeerError for one that breaks the lane's rules."""
 
+    def on_lanes_known(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
+        """Learn how far the gateway knows each lane, before the first order of a new session can come.
+
+        Raises:
+            PeerError: a lane that isn't between the two; the session is ended and the event recorded.
+        """
+
     async def on_link_up(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
         """Learn of a new session and how far the gateway knows each lane: resend later batches, claim unknown lanes.
 

@@ -34,7 +34,7 @@ from steelyard.protocol.signing import Domain, SigningKey
 from steelyard.storage.blobs import BlobStore
 from steelyard.storage.database import Database
 from steelyard.storage.events import PeerEvent, record_event
-from steelyard.storage.node_ledger import known_heads, last_voucher, load_lanes
+from steelyard.storage.node_ledger import find_voucher, known_heads, last_voucher, load_lanes
 from steelyard.storage.node_orders import load_order_bytes
 from steelyard.storage.writer import GroupWriter
 
@@ -176,21 +176,32 @@ class Node:
         if lane.gateway != link.gateway or lane.provider != self._parts.key.account:
             raise BadTotal("the voucher is for a lane that isn't between us")
         account = self._lanes.get(lane)
-        if account is not None:
-            await account.take_voucher(signed)
-        elif lane in self._lost:
+        if lane in self._lost:
             _log.error("voucher_for_lost_lane", lane=lane.key.hex(), nano=signed.voucher.cumulative)
-        else:
+        elif account is None:
             raise BadTotal("the voucher is for a lane without any batch")
+        else:
+            try:
+                await account.take_voucher(signed)
+            except BadTotal as error:
+                # A gateway restored from a backup sends what it signed last by then; it learns the rest from our feed.
+                if await find_voucher(self._parts.database, lane, signed.voucher.count) != signed:
+                    raise
+                self.on_peer_refused(link.gateway, error)
+
+    def on_lanes_known(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
+        """Take no order on a lane that the gateway knows further than we do: its next batch was signed before."""
+        for state in lanes:
+            lane, account = state.lane, self._lanes.get(state.lane)
+            if lane.gateway != link.gateway or lane.provider != self._parts.key.account:
+                raise BadTotal("the gateway knows a lane that isn't between us")
+            if state.seq > (account.state.seq if account else 0):
+                self._lost.add(lane)
+                _log.error("lane_history_lost", lane=lane.key.hex(), gateway_seq=state.seq)
 
     async def on_link_up(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
         """Send what the gateway hasn't seen, and claim what it has forgotten."""
         known = {state.lane: state for state in lanes}
-        for lane, state in known.items():
-            account = self._lanes.get(lane)
-            if state.seq > (account.state.seq if account else 0):
-                self._lost.add(lane)
-                _log.error("lane_history_lost", lane=lane.key.hex(), gateway_seq=state.seq)
         for lane, account in list(self._lanes.items()):
             if lane.gateway != link.gateway or lane in self._lost:
                 continue
@@ -227,7 +238,7 @@ class Node:
         if len(self._runs) >= self._parts.settings.max_calls or service_runs >= limit:
             return Failure("busy", f"{service_runs} calls to this service are in flight here", retry_after_s=1.0)
         if lane in self._lost:
-            return Failure("bad_order", "this provider lost that lane's history: open a new lane")
+            return Failure("lane_lost", "this provider lost that lane's history: open a new lane")
         if lane not in self._lanes and self._lane_counts[lane.gateway] >= MAX_LANES:
             return Failure("bad_order", f"this provider has {MAX_LANES} lanes with this gateway already")
         refusal = self._seen.take(order.call_id, order.deadline_ms, now_ms)

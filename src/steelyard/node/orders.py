@@ -61,7 +61,7 @@ def check_order(
     if offered is None:
         return Failure("not_served", "this provider doesn't offer that service")
     offer = offered.signed_offer.offer
-    if order.price_in < offer.price_in or order.price_out < offer.price_out:
+    if (order.price_in, order.price_out) != (offer.price_in, offer.price_out):
         return _bad(
             f"the order pays {order.price_in}/{order.price_out} nano per million units, the offer is "
             f"{offer.price_in}/{offer.price_out}"

@@ -84,6 +84,7 @@ class Run:
         self._answer = _Answer()
         self._stopped: Failure | None = None
         self._task: asyncio.Task[None] | None = None
+        self._has_begun = False
 
     def start(self) -> asyncio.Task[None]:
         """Begin; the task never raises."""
@@ -101,29 +102,36 @@ class Run:
     def _stop(self, why: Failure) -> None:
         if self._stopped is None:
             self._stopped = why
-        if self._task is not None:
+        if self._task is not None and self._has_begun:  # a task cancelled before its first step would end unheard
             self._task.cancel()
 
     async def _run(self) -> None:
-        failure: Failure | None = None
+        self._has_begun = True
+        failure = self._stopped
+        if failure is None:
+            failure = await self._work()
+        self._end(failure)
+
+    async def _work(self) -> Failure | None:
+        """Do the work; return why it ended early, or None."""
         try:
             seconds = (self.call.order.deadline_ms - self._now_ms()) / 1000
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._produce()
         except TimeoutError:
-            failure = Failure("deadline", "the order's deadline passed before the answer was whole")
+            return Failure("deadline", "the order's deadline passed before the answer was whole")
         except asyncio.CancelledError:
             if self._stopped is None:
                 raise
-            failure = self._stopped
+            return self._stopped
         except BadRequest as error:
-            failure = Failure("invalid_request", error.message[:1024], is_retryable=False)
+            return Failure("invalid_request", error.message[:1024], is_retryable=False)
         except SteelyardError as error:
-            failure = Failure("engine_error", error.message[:1024])
+            return Failure("engine_error", error.message[:1024])
         except Exception as error:  # a plug-in may raise anything: it fails its own call, never the node
             _log.exception("service_failed", call_id=self.call.order.call_id.hex())
-            failure = Failure("engine_error", f"the service failed: {type(error).__name__}")
-        self._end(failure)
+            return Failure("engine_error", f"the service failed: {type(error).__name__}")
+        return None
 
     async def _produce(self) -> None:
         order, quote, answer = self.call.order, self.taken.quote, self._answer

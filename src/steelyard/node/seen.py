@@ -22,7 +22,7 @@ class SeenCalls:
         self._slack_ms = slack_ms
         self._capacity = capacity
         self._seconds: dict[bytes, int] = {}
-        self._by_second: dict[int, list[bytes]] = {}
+        self._by_second: dict[int, set[bytes]] = {}
         self._expired_s = 0
 
     def __len__(self) -> int:
@@ -37,12 +37,14 @@ class SeenCalls:
             return Failure("busy", f"{len(self._seconds)} calls are before their deadline here", retry_after_s=5.0)
         second = (deadline_ms + self._slack_ms) // 1000 + 1
         self._seconds[call_id] = second
-        self._by_second.setdefault(second, []).append(call_id)
+        self._by_second.setdefault(second, set()).add(call_id)
         return None
 
     def forget(self, call_id: bytes) -> None:
         """Let a call come again: it ended without a receipt."""
-        self._seconds.pop(call_id, None)
+        second = self._seconds.pop(call_id, None)
+        if second is not None:
+            self._by_second[second].discard(call_id)
 
     def _expire(self, now_ms: int) -> None:
         now_s = now_ms // 1000

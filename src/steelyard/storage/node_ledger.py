@@ -245,6 +245,12 @@ async def known_heads(database: Database, lane_key: bytes, *, after_seq: int = 0
         return {head: (cumulative, count) for head, cumulative, count in rows}
 
 
+async def find_voucher(database: Database, lane: Lane, count: int) -> SignedVoucher | None:
+    """Return the voucher that was once held for so many calls of a lane, or None."""
+    query = select(node_vouchers).where(node_vouchers.c.lane_key == lane.key, node_vouchers.c["count"] == count)
+    return await load_one_voucher(database, lane, query)
+
+
 async def last_voucher(database: Database, lane: Lane) -> SignedVoucher | None:
     """Return the highest voucher held for a lane, or None: what is redeemed."""
     query = select(node_vouchers).where(node_vouchers.c.lane_key == lane.key)
