@@ -1,7 +1,7 @@
 """Echo calls a second over one link, both ends in this process on loopback: `python bench/link/echo.py [--json FILE]`.
 
-Prints throughput and the CPU time of both ends together per call, best of three. No signature, hash, database or service is
-in it: what the link itself costs. The machine's own swing is some 30 %.
+Prints throughput and the CPU time of both ends together per call, best of three. No signature, hash, database or
+service is in it: what the link itself costs. The machine's own swing is some 30 %.
 """
 
 from __future__ import annotations
