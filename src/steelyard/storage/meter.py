@@ -2,7 +2,7 @@
 
 1. `reserved + settled` never exceeds what was leased; what was leased is counted in the database already.
 2. A reservation fails only after the database has said that the budget has less unleased than it lacks.
-3. One lease is asked for at a time; waiters are served in order.
+3. One lease is asked for at a time, before half of the last one is gone; waiters are served in order.
 4. An amount whose fate in the database is unknown is never used again: errors err towards holding back.
 
 Law: docs/spec/storage.md, section 5.
@@ -47,6 +47,7 @@ class BudgetMeter:
         self._waiting: deque[_Waiter] = deque()
         self._tickets = 0
         self._refill: asyncio.Task[None] | None = None
+        self._low_nano = 0
         self._ahead = _FIRST_AHEAD
         self._refilled_at = float("-inf")
         self._used_at = clock()
@@ -71,6 +72,8 @@ class BudgetMeter:
         if self._waiting or nano > self._free_nano:
             return False
         self._take(nano)
+        if self._free_nano < self._low_nano and self._refill is None:
+            self._refill = asyncio.create_task(self._lease_more(nano), name="budget-lease")
         return True
 
     async def reserve(self, nano: int) -> bool:
@@ -121,7 +124,7 @@ class BudgetMeter:
         if self._waiting or self._refill is not None or self._clock() - self._used_at < idle_s:
             return 0
         taken, self._free_nano = self._free_nano, 0
-        self._ahead = _FIRST_AHEAD
+        self._low_nano, self._ahead = 0, _FIRST_AHEAD
         return taken
 
     def _take(self, nano: int) -> None:
@@ -139,8 +142,10 @@ class BudgetMeter:
                 first.answer.set_result(True)
             self._waiting.popleft()
 
-    async def _lease_more(self) -> None:
+    async def _lease_more(self, ahead_of_nano: int = 0) -> None:
         try:
+            if ahead_of_nano:
+                await self._lease_ahead(ahead_of_nano)
             self._serve()
             while self._waiting:
                 await self._lease_for_first()
@@ -152,6 +157,16 @@ class BudgetMeter:
         finally:
             self._refill = None
 
+    async def _lease_ahead(self, nano: int) -> None:
+        """Lease more while there still is some, so that a busy budget makes nobody wait."""
+        self._low_nano = 0
+        try:
+            granted = await self._lease(self._next_ahead() * nano, nano)
+        except Exception:  # whoever has to wait for a lease asks again, and is told
+            return
+        self._free_nano += granted
+        self._low_nano = granted // 2
+
     async def _lease_for_first(self) -> None:
         first, last_ticket = self._waiting[0], self._tickets
         lacking = first.nano - self._free_nano
@@ -159,6 +174,7 @@ class BudgetMeter:
         granted = await self._lease(max(lacking, wanted + self._next_ahead() * first.nano), lacking)
         self._free_nano += granted
         if granted:
+            self._low_nano = granted // 2
             return
         # The database had less than `lacking` after these began to wait; what was settled meanwhile may do for some.
         for waiter in self._waiting:

@@ -192,6 +192,7 @@ def test_leases_grow_while_they_follow_each_other_quickly() -> None:
         for _ in range(2_000):
             assert await bank.meter.reserve(1)
         assert len(bank.asked) < 12
+        await asyncio.sleep(0.01)  # a lease ahead may be on its way
         largest = bank.asked[-1][0]
         bank.meter.take_idle(0.0)
         bank.now_s += 100
@@ -247,5 +248,19 @@ def test_call_that_costs_nothing_needs_no_budget() -> None:
         assert await bank.meter.reserve(0)
         bank.meter.settle(0, 0)
         assert bank.asked == []
+
+    play(story)
+
+
+def test_lease_ahead_comes_before_the_last_one_is_used_up() -> None:
+    """A budget in steady use makes nobody wait after its first lease."""
+
+    async def story() -> None:
+        bank = Bank(10**9)
+        assert await bank.meter.reserve(1)
+        for _ in range(200):
+            assert bank.meter.try_reserve(1)
+            await asyncio.sleep(0.002)
+        assert len(bank.asked) > 2
 
     play(story)
