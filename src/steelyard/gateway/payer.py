@@ -2,7 +2,7 @@
 
 1. One lane for each (provider, service), opened by this process and found again by its name after a restart.
 2. A batch is taken only if every receipt in it is one that we checked, or one whose order carries our own tag; each
-   order once, ever.
+   order once, ever. An order in flight is nobody's to bill: its call ends first, by the link.
 3. A voucher is signed by count, value or age, written to disk, and only then sent. No total is ever lower than before.
 4. The history of a lane that we lost is followed from its first batch, and then paid like any other.
 
@@ -242,10 +242,12 @@ class Payer:
                 receipt if receipt is not None else filled[call_id][1]
                 for receipt, call_id in zip(found, call_ids, strict=True)
             ]
+            self._refuse_live(lane, strangers)
             before = lane.state
             recovered = await self._refuse_repeats(strangers)
             if lane.state is not before:
                 return True  # a newer link of this provider brought it meanwhile
+            self._refuse_live(lane, strangers)
         receipts = [receipt.receipt_hash for receipt in known]
         state = follow_lane(lane.state, signed, receipts, [receipt.cost_nano for receipt in known], self._domain)
         for entry, receipt in strangers:
@@ -274,6 +276,12 @@ class Payer:
                 raise BadTotal(f"the entry of call {call_id.hex()} is for another call or lane")
             strangers.append((entry, KnownReceipt(order_hash, receipt_hash, entry.receipt.cost)))
         return strangers
+
+    def _refuse_live(self, lane: PayLane, strangers: Sequence[tuple[LeafEntry, KnownReceipt]]) -> None:
+        """Refuse orders that are in flight here, or whose own receipt came: a call's end comes before its batch."""
+        for entry, receipt in strangers:
+            if receipt.order_hash in self._settlement.open_orders or entry.order.call_id in lane.receipts:
+                raise BadTotal(f"order 0x{receipt.order_hash.hex()} is in a batch, and its call has not ended")
 
     async def _refuse_repeats(
         self, strangers: Sequence[tuple[LeafEntry, KnownReceipt]]

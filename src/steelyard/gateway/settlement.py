@@ -59,7 +59,7 @@ class Settlement:
         self.clock = clock
         self.clock_ms = clock_ms
         self.loop = asyncio.get_running_loop()
-        self.in_flight = 0
+        self.open_orders: dict[bytes, Attempt] = {}
         self.lost: dict[bytes, Attempt] = {}
         self._writer = writer
         self._meters = meters
@@ -69,13 +69,18 @@ class Settlement:
         self._grace_ms = int(grace_s * 1000)
         self._overflow: deque[Operation] = deque()
 
+    @property
+    def in_flight(self) -> int:
+        """How many orders left, and have neither a receipt nor a failure yet."""
+        return len(self.open_orders)
+
     def open(self, attempt: Attempt) -> None:
-        """Count an attempt whose reservations stand and whose order leaves now."""
-        self.in_flight += 1
+        """Note an attempt whose reservations stand and whose order leaves now: only its own end may bill it."""
+        self.open_orders[attempt.order_hash] = attempt
 
     def settle(self, attempt: Attempt, receipt: Receipt) -> None:
         """End an attempt by its receipt, already checked."""
-        self.in_flight -= 1
+        del self.open_orders[attempt.order_hash]
         order, seller = attempt.request.order, attempt.seller
         cost = receipt.cost
         # An engine's own failure before anything was shown is the gateway's cost: the call is tried again elsewhere.
@@ -102,7 +107,7 @@ class Settlement:
 
     def fail(self, attempt: Attempt, failure: Failure) -> None:
         """End an attempt without a receipt, or hold its money while one may still come."""
-        self.in_flight -= 1
+        del self.open_orders[attempt.order_hash]
         order, seller = attempt.request.order, attempt.seller
         code = "cancelled" if attempt.is_cancelled and failure.code == "cancelled" else failure.code
         seller.record.add_failure(code, self.clock(), failure.retry_after_s)
