@@ -1,7 +1,9 @@
 # Steelyard. `make demo` runs the main job, `make test` all tests; each sets itself up. Needs Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# the first that runs and is new enough; a version manager's shim may be there and not run
+PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13; do \
+  $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -17,7 +19,7 @@ help: ## Show what can be made
 setup: $(STAMP) ## Install everything into .venv, locked by hashes
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Steelyard needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=/path/to/python3 setup"; exit 2; }
+	@test -n "$(PYTHON)" || { echo "Steelyard needs Python 3.11 or newer, and none was found. Name one: make PYTHON=/path/to/python3 setup"; exit 2; }
 	@echo "Setting up $(VENV) (once; about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet --upgrade "pip>=24"
