@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+import pytest
 from tests.gateway_node import ScriptedNode
-from tests.gateway_world import World, open_world, until
+from tests.gateway_world import MODEL, World, open_world, until
 
 from steelyard.link.port import CallRequest, Failure, GatewayLink, LeafEntry, Piece
 from steelyard.protocol.hashing import ZERO32
@@ -108,3 +110,38 @@ def test_provider_that_batches_a_call_and_then_fails_it_is_paid_nothing(tmp_path
             }
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(("is_stream", "is_last"), [(False, True), (True, True), (True, False)])
+def test_piece_that_is_no_text_ends_its_call_and_frees_the_money(
+    tmp_path: Path, is_stream: bool, is_last: bool
+) -> None:
+    """The client is told at once, also when the piece came with the receipt; nothing stays reserved."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, max_attempts=1) as world:
+            node = world.nodes[0]
+            node.gate.clear()
+            asking = asyncio.create_task(_post(world, is_stream=is_stream))
+            call = await _held_call(node)
+            link, bad = _link(node), Piece(b"\xff\xfe", 0, 0)
+            if not is_last:
+                await link.send_piece(call.order.call_id, bad)
+            else:
+                receipt = msgspec.structs.replace(_receipt(call, 1), response_hash=content_hash(call.salt, bad.content))
+                link.send_done(call.order.call_id, receipt, bad)
+            async with asyncio.timeout(5):
+                assert await asking >= 500
+            settlement = world.gateway.settlement
+            assert world.key is not None
+            assert (settlement.in_flight, len(settlement.lost)) == (0, 0)
+            assert world.gateway.meters.meter(world.key.budget_id).reserved_nano == 0
+            assert sum(world.gateway.metrics.events.values()) == 1
+
+    asyncio.run(story())
+
+
+async def _post(world: World, *, is_stream: bool) -> int:
+    body = {"model": MODEL, "stream": is_stream, "messages": [{"role": "user", "content": "hello there"}]}
+    status, _, _ = await world.post("/chat/completions", body)
+    return status

@@ -4,7 +4,7 @@ event                what happens to the money                                  
 -------------------  -----------------------------------------------------------  -------------------------------
 a piece              nothing                                                       bytes for the client
 a good receipt       settled at its cost, the call's row queued                    `receipt`
-a bad receipt        nothing is paid, the peer is refused and dropped              `failure` bad_receipt
+a bad receipt, piece nothing is paid, the peer is refused and dropped              `failure` bad_receipt, _piece
 a failure            the reservation is released                                   `failure`
 the link is lost     the highest cost stays reserved until receipt or deadline     `failure` link_lost
 
@@ -116,14 +116,18 @@ class Attempt:
         self.waiter: asyncio.Future[None] | None = None
 
     def on_piece(self, piece: Piece) -> None:
-        """Take the next piece; raises BadMessage for one that can't be shown."""
+        """Take the next piece; raises BadMessage for one that can't be shown, and the attempt is over."""
         if self.first_s is None:
             self.first_s = self.settlement.clock()
         self.contents.append(piece.content)
         if self.is_stream:
             self.pieces += 1
             if not self.is_cancelled:
-                self.out.append(self.shape.chunk(piece))
+                try:
+                    self.out.append(self.shape.chunk(piece))
+                except Exception as error:
+                    self._end_with(_failure_of("bad_piece", error))
+                    raise
         else:
             self.out.append(piece.detail)
         if self.is_stream and self.waiter is not None:
@@ -140,8 +144,8 @@ class Attempt:
             self.stamp = self.seller.stamp % (self.call_hex, self.receipt_hash.hex().encode(), receipt.cost)
             if not self.is_stream:
                 self._write_whole(content, receipt)
-        except PeerError as error:
-            self._end_with(Failure("bad_receipt", error.message))
+        except Exception as error:
+            self._end_with(_failure_of("bad_receipt", error))
             raise
         self.receipt = receipt
         self.settlement.settle(self, receipt)
@@ -193,6 +197,8 @@ class Attempt:
             self.waiter = None
 
     def _end_with(self, failure: Failure) -> None:
+        if self.is_over:
+            return  # its session ends because of it, and fails all its calls
         self.failure = failure
         self.settlement.fail(self, failure)
         self._wake()
@@ -201,3 +207,10 @@ class Attempt:
         waiter = self.waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+
+def _failure_of(code: str, error: Exception) -> Failure:
+    """The peer's breach, or a fault of our own: its text is for the log, not for a client."""
+    if isinstance(error, PeerError):
+        return Failure(code, error.message)
+    return Failure("gateway_fault", f"{type(error).__name__} while the answer was read")

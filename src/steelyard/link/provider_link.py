@@ -248,10 +248,11 @@ class ProviderSession:
 
     def _on_done(self, frame: Done) -> None:
         check_receipt(frame.receipt)
-        call = self._calls.close(frame.call_id)
+        call = self._calls.get(frame.call_id)
         if call is not None:
             if frame.piece is not None:
-                call.sink.on_piece(frame.piece)
+                call.sink.on_piece(frame.piece)  # a call whose piece is refused stays open, and fails with the session
+            self._calls.close(frame.call_id)
             call.sink.on_done(frame.receipt)
 
     def _on_fail(self, frame: Fail) -> None:
