@@ -240,6 +240,7 @@ class CuttingProxy:
         self.is_open = True
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._frozen: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> int:
@@ -251,6 +252,10 @@ class CuttingProxy:
         """Reset every connection."""
         for writer in tuple(self._writers):
             writer.transport.abort()
+
+    def freeze(self) -> None:
+        """Pass nothing on over the present connections, and close none of them: they look alive and are not."""
+        self._frozen |= set(self._writers)
 
     async def aclose(self) -> None:
         """Stop."""
@@ -289,6 +294,8 @@ class CuttingProxy:
     ) -> None:
         try:
             while data := await source.read(65536):
+                if sink in self._frozen:
+                    continue
                 passed = data[: left[0]]
                 left[0] -= len(passed)
                 sink.write(passed)

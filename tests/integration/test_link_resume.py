@@ -292,3 +292,25 @@ def test_last_batches_before_a_goodbye_are_still_taken() -> None:
             await until(lambda: len(world.gateway.batches) == 5)
 
     asyncio.run(scenario())
+
+
+def test_frozen_network_is_noticed_by_pings_and_dialled_again() -> None:
+    """No reset, no goodbye, just silence: both ends hang up after their pings, and streams go on over a new one."""
+
+    async def scenario() -> None:
+        limits = with_limits(ping_s=0.3, resume_window_s=10.0)
+        async with linked(cuts=[], limits=limits, node=EchoNode(step=1)) as world:
+            assert world.proxy is not None
+            call = world.call(b"f" * 200, is_stream=True, grants=0)
+            await until(lambda: len(call.pieces) == limits.window_pieces)
+            world.gateway.up.clear()
+            world.proxy.freeze()
+            started = time.perf_counter()
+            await asyncio.wait_for(world.gateway.up.wait(), 5)
+            assert time.perf_counter() - started < 2.0
+            call.link.grant_pieces(call.call_id, 200)
+            await call.ended.wait()
+            assert call.content == b"f" * 200
+            assert len(world.node.ups) == 1
+
+    asyncio.run(scenario())

@@ -72,8 +72,8 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """Why a call ended without a receipt: nothing is billed.
 
     `code` is one of the stable codes: ``credit_window``, ``busy``, ``bad_order``, ``not_served``, ``engine_error``,
-    ``deadline``, ``invalid_request``, ``link_lost``, ``cancelled`` (before anything was made). `is_retryable`: another
-    provider may well serve it.
+    ``deadline``, ``invalid_request``, ``link_lost``, ``lane_lost`` (the provider lost the lane's history),
+    ``cancelled`` (before anything was made). `is_retryable`: another provider may well serve it.
     """
 
     code: ShortText
