@@ -19,7 +19,7 @@ Lease = Callable[[int, int], Awaitable[int]]
 """(want_nano, least_nano) → granted nano, 0 if `least_nano` can't be had; `budgets.lease` behind it."""
 
 # A lease takes this many further calls' worth along: few at first, more while leases follow each other quickly.
-_FIRST_AHEAD = 8
+_FIRST_AHEAD = 64
 _MOST_AHEAD = 2**14
 _QUICK_S = 1.0
 
@@ -184,7 +184,7 @@ class BudgetMeter:
     def _next_ahead(self) -> int:
         now = self._clock()
         if now - self._refilled_at < _QUICK_S:
-            self._ahead = min(self._ahead * 2, _MOST_AHEAD)
+            self._ahead = min(self._ahead * 4, _MOST_AHEAD)
         else:
             self._ahead = max(self._ahead // 2, _FIRST_AHEAD)
         self._refilled_at = now
