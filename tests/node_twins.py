@@ -174,7 +174,8 @@ class HandGateway:
         self.batches.append((signed, bool(entries)))
         if DOMAIN.digest(signed.batch.struct_hash()) == state.head or signed.batch.seq <= state.seq:
             return
-        if not entries and any(call_id not in self.receipts for call_id in call_ids):
+        has_gap = signed.batch.seq > state.seq + 1
+        if has_gap or (not entries and any(call_id not in self.receipts for call_id in call_ids)):
             link.request_batches(state)
             return
         self._follow(state, signed, call_ids, entries)
