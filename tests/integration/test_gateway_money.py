@@ -21,7 +21,9 @@ from tests.gateway_world import (
     until,
 )
 
+from steelyard.link.port import LaneClaim
 from steelyard.protocol.lanes import SignedBatch
+from steelyard.protocol.messages import Lane
 from steelyard.protocol.pricing import call_cost
 from steelyard.protocol.signing import SigningKey, require_signer
 from steelyard.storage.budgets import load_budget
@@ -210,6 +212,95 @@ def test_gateway_with_an_empty_database_honours_old_lanes_by_their_tags(tmp_path
             node.batches_by_itself = True
             await world.ask("three")
             await until(lambda: node.vouchers[-1].voucher.lane != old)
+
+    asyncio.run(story())
+
+
+def test_claim_cut_by_a_restart_is_never_signed_below_its_end(tmp_path: Path) -> None:
+    """Half a history proves less than the lost voucher: nothing is signed, and no new order uses that lane."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, voucher_age_s=0.1) as world:
+            node = world.nodes[0]
+            for number in range(3):
+                await world.ask(f"{number}")
+                await until(lambda n=number: len(node.vouchers) > n)  # type: ignore[misc]
+            top = node.vouchers[-1].voucher
+            node.claims_unknown = False
+            await world.stop_gateway()
+            for name in tmp_path.glob("gateway.db*"):
+                name.unlink()
+            await world.start_gateway()
+            await world.until_linked(node.key.account)
+            signed, entries = node.histories[top.lane][0]
+            assert node.client is not None
+            assert node.client.link is not None
+            node.client.link.send_claim(LaneClaim(top.lane, (signed,), (tuple(entries),), None, False))
+            await until(lambda: top.lane in world.gateway.payer.lanes)
+            node.vouchers.clear()
+            await world.stop_gateway()
+            await world.start_gateway()
+            lane = world.gateway.payer.lanes[top.lane]
+            assert (lane.state.seq, lane.is_claiming, lane.is_closed) == (1, True, True)
+            await world.until_linked(node.key.account)
+            world.secret = await world.new_key("new")
+            await world.ask("another")
+            await until(lambda: bool(node.vouchers))
+            assert {voucher.voucher.lane == top.lane for voucher in node.vouchers} == {False}
+            node.vouchers.clear()
+            node.claims_unknown = True
+            await world.stop_gateway()
+            await world.start_gateway()
+            await until(lambda: any(voucher.voucher.lane == top.lane for voucher in node.vouchers))
+            claimed = [voucher.voucher for voucher in node.vouchers if voucher.voucher.lane == top.lane]
+            assert {(voucher.cumulative, voucher.count) for voucher in claimed} == {(top.cumulative, top.count)}
+            await world.stop_gateway()
+            await world.start_gateway()
+            lane = world.gateway.payer.lanes[top.lane]
+            assert (lane.is_claiming, lane.is_closed, lane.signed_nano) == (False, True, top.cumulative)
+
+    asyncio.run(story())
+
+
+def test_claim_that_proves_nothing_opens_no_lane(tmp_path: Path) -> None:
+    """A claim needs a batch: an empty one is a breach, and takes no room."""
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            node = world.nodes[0]
+            service, before = node.offer.offer.service_id, len(world.gateway.payer.lanes)
+            assert node.client is not None
+            assert node.client.link is not None
+            for number in range(5):
+                lane = Lane(GATEWAY_KEY.account, node.key.account, service, number)
+                node.client.link.send_claim(LaneClaim(lane, (), (), None))
+            await until(lambda: world.gateway.metrics.events["bad_message"] > 0)
+            await asyncio.sleep(0.1)
+            assert len(world.gateway.payer.lanes) == before
+
+    asyncio.run(story())
+
+
+def test_claims_beyond_the_limit_of_a_provider_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every claimed lane costs memory and a row: a provider has a bounded number of them."""
+    monkeypatch.setattr("steelyard.gateway.payer.MAX_CLAIMED", 0)
+
+    async def story() -> None:
+        async with open_world(tmp_path, voucher_age_s=0.1) as world:
+            node = world.nodes[0]
+            await world.ask("one")
+            await until(lambda: len(node.vouchers) == 1)
+            old = node.vouchers[0].voucher.lane
+            await world.stop_gateway()
+            for name in tmp_path.glob("gateway.db*"):
+                name.unlink()
+            await world.start_gateway()
+            await world.until_linked(node.key.account)
+            await asyncio.sleep(0.3)
+            assert old not in world.gateway.payer.lanes
+            assert node.client is not None
+            assert node.client.link is not None
+            assert node.client.link.is_up
 
     asyncio.run(story())
 

@@ -18,6 +18,9 @@ from steelyard.protocol.messages import Voucher
 
 HEADS_KEPT = 256
 
+CLAIMING, CLOSED = ":claiming", ":closed"
+"""What follows the process's name in the database for a lane of that kind; no process's own name has a colon."""
+
 
 class KnownReceipt(msgspec.Struct, frozen=True):
     """A receipt that was checked against its call; made once a call."""
@@ -35,7 +38,7 @@ class PayLane:
         key: its 32-byte key. state: what was batched. signed_*: the last voucher's terms, on disk.
         receipts: by call id, of calls that no batch holds yet. unsigned_since_s: when the oldest unsigned batch came.
         heads: the last ones, newest last: a batch that comes again is known by its head.
-        is_claimed: a lane that this process did not open; it is never used for new orders.
+        is_closed: never used for new orders: this process did not open it, or its node lost its history.
         is_claiming: its history is still coming: nothing is signed for it yet.
     """
 
@@ -48,7 +51,7 @@ class PayLane:
     receipts: dict[bytes, KnownReceipt] = field(default_factory=dict)
     unsigned_since_s: float | None = None
     heads: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
-    is_claimed: bool = False
+    is_closed: bool = False
     is_claiming: bool = False
 
     def add_receipt(self, call_id: bytes, order_hash: bytes, receipt_hash: bytes, cost_nano: int) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from steelyard.errors import BadTotal, NotFound, SteelyardError
+from steelyard.errors import BadMessage, BadTotal, NotFound, SteelyardError
 from steelyard.gateway.metrics import Metrics
-from steelyard.gateway.pay_lane import KnownReceipt, PayLane
+from steelyard.gateway.pay_lane import CLAIMING, CLOSED, KnownReceipt, PayLane
 from steelyard.gateway.receipt_check import check_entry
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import FAILED, Settlement
@@ -29,10 +29,21 @@ from steelyard.protocol.messages import TAG_PURPOSE, Lane
 from steelyard.protocol.signing import Domain, SigningKey, require_signer
 from steelyard.storage.calls import known_orders, unplaced_calls
 from steelyard.storage.database import Database
-from steelyard.storage.lanes import last_voucher, load_batches, load_lanes, open_lane, record_batch, record_voucher
+from steelyard.storage.lanes import (
+    give_lane,
+    last_voucher,
+    load_batches,
+    load_lanes,
+    open_lane,
+    record_batch,
+    record_voucher,
+)
 from steelyard.storage.writer import GroupWriter
 
 _log = structlog.get_logger("steelyard.gateway")
+
+MAX_CLAIMED = 64
+"""Lanes of one provider that are there to be paid alone; further claims are passed over."""
 
 Recovered = Callable[[LeafEntry, bytes, bytes], None]
 """Called with an entry whose call we don't remember, its order hash and its receipt hash: it is to be accounted for."""
@@ -73,10 +84,13 @@ class Payer:
 
     async def restore(self) -> None:
         """Load this process's lanes, with the receipts that no batch holds yet and the last voucher of each."""
-        for known in await load_lanes(self._database, process=self._settings.process):
+        process = self._settings.process
+        found = [await load_lanes(self._database, process=process + kind) for kind in ("", CLAIMING, CLOSED)]
+        for known in (lane for lanes in found for lane in lanes):
             if known.state.lane.gateway != self._key.account:
                 continue
             lane = PayLane(known.state.lane.key, known.state, known.signed_cumulative_nano, known.signed_count)
+            lane.is_closed, lane.is_claiming = known.process != process, known.process == process + CLAIMING
             lane.voucher = await last_voucher(self._database, known.state.lane)
             for row in await unplaced_calls(self._database, lane.key):
                 if row.receipt_hash is not None:
@@ -153,6 +167,8 @@ class Payer:
         Raises:
             PeerError: it breaks the lane's rules, or names a voucher of ours above what it proves.
         """
+        if not claim.batches:
+            raise BadMessage("a claim without a batch")
         lane = self.lanes.get(claim.lane) or await self._adopt(link, claim.lane)
         if lane is None:
             return
@@ -161,19 +177,22 @@ class Payer:
                 call_ids = [entry.order.call_id for entry in entries]
                 if not await self._follow(lane, signed, call_ids, entries):
                     raise BadTotal(f"the claim's batch {signed.batch.seq} lacks receipts of its calls")
+                lane = self.lanes[claim.lane]
         if claim.is_last:
             self._end_claim(lane, claim)
 
     async def _adopt(self, link: ProviderLink, key: Lane) -> PayLane | None:
+        """A lane for a claim; it becomes one of ours with the first batch that proves it."""
         self._check_parties(link, key)
         for known in await load_lanes(self._database, provider=key.provider):
             if known.state.lane == key:
                 return None  # another process of this gateway owns it, and pays it
-        lane = self.lanes.get(key)
-        if lane is None:
-            lane = self.lanes[key] = PayLane(key.key, LaneState(lane=key), link=link, is_claimed=True, is_claiming=True)
-            self._settlement.submit(open_lane(key, self._settings.process, now_ms=self._settlement.clock_ms()))
-        return lane
+        if sum(lane.is_closed for other, lane in self.lanes.items() if other.provider == key.provider) >= MAX_CLAIMED:
+            _log.error(
+                "claim_passed_over", provider=key.provider.hex(), reason=f"{MAX_CLAIMED} lanes are claimed already"
+            )
+            return None
+        return PayLane(key.key, LaneState(lane=key), link=link, is_closed=True, is_claiming=True)
 
     def _check_parties(self, link: ProviderLink, key: Lane) -> None:
         if key.gateway != self._key.account or key.provider != link.provider:
@@ -192,6 +211,8 @@ class Payer:
                     f"the claim shows our voucher for {shown.voucher.cumulative} nano, and proves "
                     f"{lane.state.cumulative}"
                 )
+        if lane.is_claiming:
+            self._settlement.submit(give_lane(claim.lane, self._settings.process + CLOSED))
         lane.is_claiming = False
         _log.info(
             "lane_claimed", provider=lane.state.lane.provider.hex(), batches=lane.state.seq, nano=lane.state.cumulative
@@ -248,8 +269,14 @@ class Payer:
             if lane.state is not before:
                 return True  # a newer link of this provider brought it meanwhile
             self._refuse_live(lane, strangers)
+        if self.lanes.get(lane.state.lane, lane) is not lane:
+            return True  # the same claim came by a newer link meanwhile
         receipts = [receipt.receipt_hash for receipt in known]
         state = follow_lane(lane.state, signed, receipts, [receipt.cost_nano for receipt in known], self._domain)
+        if lane.state.lane not in self.lanes:
+            self.lanes[lane.state.lane] = lane
+            process = self._settings.process + CLAIMING
+            self._settlement.submit(open_lane(lane.state.lane, process, now_ms=self._settlement.clock_ms()))
         for entry, receipt in strangers:
             if self._settlement.settle_late(receipt.order_hash, entry.receipt, receipt.receipt_hash):
                 continue
@@ -305,6 +332,6 @@ class Payer:
 
     def _own_lane(self, provider: bytes, service_id: bytes) -> PayLane | None:
         for key, lane in self.lanes.items():
-            if key.provider == provider and key.service_id == service_id and not lane.is_claimed:
+            if key.provider == provider and key.service_id == service_id and not lane.is_closed:
                 return lane
         return None

@@ -90,6 +90,14 @@ _SIGN = Statement(
 )
 
 
+_GIVE = Statement(
+    "give lanes",
+    update(lanes).where(lanes.c.lane_key == bindparam("in_lane")).values(process=bindparam("to_process")),
+    ("in_lane", "to_process"),
+    rank=3,
+)
+
+
 class GatewayLane(msgspec.Struct, frozen=True):
     """Where a lane of the gateway stands: what was batched (`state`) and what was signed for."""
 
@@ -105,6 +113,11 @@ def open_lane(lane: Lane, process: str, *, now_ms: int) -> Operation:
     """Return the write of a new lane, owned by the process of that name; opening it twice is a failed insert."""
     row = (*lane_row(lane), process, 0, ZERO32, 0, 0, 0, 0, ZERO32, now_ms)
     return Operation(((_INSERT_LANE, row),))
+
+
+def give_lane(lane: Lane, process: str) -> Operation:
+    """Return the write that makes a lane another process's, or another kind of the same process's."""
+    return Operation(((_GIVE, (lane.key, process)),))
 
 
 def record_batch(
