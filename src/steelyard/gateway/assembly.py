@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from steelyard.chain.deployment import Deployment
-from steelyard.errors import SteelyardError
+from steelyard.errors import SteelyardError, Unavailable
 from steelyard.gateway.access import Access
 from steelyard.gateway.app import GatewayApp
 from steelyard.gateway.call_marks import CALL_MARK_PURPOSE
@@ -90,7 +90,7 @@ class Gateway:
             return "this gateway is stopping: try again in a few seconds"
         if self.settlement.in_flight >= self.settings.max_calls:
             return f"{self.settlement.in_flight} calls are in flight already: try again in a second"
-        if self.writer.queued > MAX_QUEUED_WRITES:
+        if self.writer.queued > MAX_QUEUED_WRITES or self.settlement.is_behind:
             return "the database is behind: try again in a second"
         return ""
 
@@ -136,6 +136,10 @@ class Gateway:
     async def aclose(self) -> None:
         """Write what is still to be written; the writer must be open."""
         self.settlement.expire()
+        try:
+            await self.settlement.flush()
+        except Unavailable as error:
+            _log.error("last_writes_lost", code=error.code, reason=error.message)
         await self.access.aclose()
         await self.meters.aclose()
 

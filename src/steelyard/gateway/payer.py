@@ -152,6 +152,8 @@ class Payer:
         Raises:
             PeerError: it breaks the lane's rules.
         """
+        if self._settlement.is_behind:
+            await self._settlement.flush()
         lane = self.lanes.get(signed.batch.lane)
         if lane is None:
             self._check_parties(link, signed.batch.lane)
@@ -169,6 +171,8 @@ class Payer:
         """
         if not claim.batches:
             raise BadMessage("a claim without a batch")
+        if self._settlement.is_behind:
+            await self._settlement.flush()
         lane = self.lanes.get(claim.lane) or await self._adopt(link, claim.lane)
         if lane is None:
             return
@@ -314,7 +318,7 @@ class Payer:
         self, strangers: Sequence[tuple[LeafEntry, KnownReceipt]]
     ) -> list[tuple[LeafEntry, KnownReceipt]]:
         """Refuse orders that are in a batch already or ended otherwise; return those that nobody accounted for."""
-        await self._writer.flush()
+        await self._settlement.flush()
         rows = await known_orders(self._database, [receipt.order_hash for _, receipt in strangers])
         for _, receipt in strangers:
             row = rows.get(receipt.order_hash)

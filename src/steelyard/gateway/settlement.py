@@ -33,6 +33,8 @@ encode_row = msgspec.msgpack.Encoder().encode
 
 DONE, CUT, FAILED, LOST = "done", "cut", "failed", "lost"
 PRIVATE_SUFFIX = ":private"
+_BUSY = "storage_busy"
+_RETRY_S = 0.02
 
 
 class Settlement:
@@ -147,13 +149,7 @@ class Settlement:
                     attempt.meter.release(order.max_cost)
                 self._meters.meter(self._escrow_id).release(order.max_cost)
                 self._add_row(attempt, LOST, None)
-        while self._overflow:
-            operation = self._overflow.popleft()
-            try:
-                self._writer.submit(operation)
-            except Unavailable:
-                self._overflow.appendleft(operation)
-                return
+        self._drain()
 
     def add_recovered(
         self,
@@ -189,11 +185,44 @@ class Settlement:
         )
 
     def submit(self, operation: Operation) -> None:
-        """Queue a write; one that finds the queue full waits here for the next `expire`."""
-        try:
-            self._writer.submit(operation)
-        except Unavailable:
-            self._overflow.append(operation)
+        """Queue a write behind all before it; what finds the queue full waits here, and no new call is taken."""
+        self._overflow.append(operation)
+        self._drain()
+
+    def submit_if_room(self, operation: Operation) -> bool:
+        """Queue a write that may be left out while the database is behind; False if it was."""
+        if self.is_behind:
+            return False
+        self.submit(operation)
+        return True
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether writes wait here; only calls in flight may add to them, so that they are few."""
+        return bool(self._overflow)
+
+    async def flush(self) -> None:
+        """Return once everything submitted before is committed; raises Unavailable if the database failed."""
+        while True:
+            error = self._drain()
+            if error is None:
+                try:
+                    await self._writer.flush()
+                    return
+                except Unavailable as refusal:
+                    error = refusal
+            if error.code != _BUSY:
+                raise error
+            await asyncio.sleep(_RETRY_S)
+
+    def _drain(self) -> Unavailable | None:
+        while self._overflow:
+            try:
+                self._writer.submit(self._overflow[0])
+            except Unavailable as error:
+                return error
+            self._overflow.popleft()
+        return None
 
     def _add_row(self, attempt: Attempt, status: str, receipt: Receipt | None, *, is_charged: bool = True) -> None:
         order = attempt.request.order

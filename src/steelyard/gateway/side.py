@@ -88,4 +88,4 @@ class ProviderSide:
         _log.warning("peer_refused", peer=peer, code=error.code, reason=error.message[:500])
         if not isinstance(error, ChainError):
             event = PeerEvent(self._clock_ms(), peer, error.code, error.message)
-            self._settlement.submit(record_event(event))
+            self._settlement.submit_if_room(record_event(event))
