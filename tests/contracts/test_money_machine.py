@@ -126,6 +126,21 @@ class MoneyMachine(RuleBasedStateMachine):
         indices = st.integers(0, len(self.issued) - 1).map(lambda back: len(self.issued) - 1 - back)
         self.submit([self.issued[index] for index in data.draw(st.lists(indices, min_size=1, max_size=4))])
 
+    @precondition(lambda self: self.debts())
+    @rule(data=st.data(), added=st.integers(0, 150))
+    def collect(self, data: st.DataObject, added: int) -> None:
+        """A gateway in debt may add to its deposit, and the very voucher that was not paid whole is redeemed again."""
+        claim, signed = data.draw(st.sampled_from(self.debts()))
+        if added:
+            name = next(name for name in GATEWAYS if self.world.account(name) == claim.gateway)
+            self.deposit(name, added)
+        self.submit([(claim, signed)])
+
+    def debts(self) -> list[tuple[Claim, SignedVoucher]]:
+        """Return the vouchers whose lanes are owed something on exactly their total."""
+        owing = {key: lane.accepted for key, lane in self.money.lanes.items() if lane.accepted > lane.paid}
+        return [(claim, signed) for claim, signed in self.issued if owing.get(claim.lane) == claim.cumulative]
+
     @rule(name=gateways, percent=st.integers(1, 100), lane=lanes, total=st.integers(1, 300), seconds=st.integers(0, 9))
     def race(self, name: str, percent: int, lane: tuple[str, str, str], total: int, seconds: int) -> None:
         """A provider redeems in the last seconds before a withdrawal that was announced a delay ago."""
@@ -222,13 +237,17 @@ class MoneyMachine(RuleBasedStateMachine):
         expected = self.money.finish_unbond(account, self.next_second())
         self.act(expected, self.world.registry, "finishUnbond", GATEWAY, sender=account)
 
-    @rule(name=gateways, seconds=st.sampled_from([0, DAY_S, 2 * UNBOND_DELAY_S]))
-    def lock(self, name: str, seconds: int) -> None:
-        """Lock a stake, or free it."""
+    @rule(name=gateways, seconds=st.sampled_from([0, DAY_S, 2 * UNBOND_DELAY_S]), overdraft=st.integers(0, 2))
+    def lock(self, name: str, seconds: int, overdraft: int) -> None:
+        """Lock a stake, or free it; often the gateway at once signs more than its deposit holds."""
         account = self.world.account(name)
         until = self.next_second() + seconds if seconds else 0
-        self.money.gateways[account].locked_until = until
+        gateway = self.money.gateways[account]
+        gateway.locked_until = until
         self.act(None, self.world.registry, "lock", account, GATEWAY, until, sender=self.world.slasher)
+        if overdraft:
+            lane = (name, "provider", "usual")
+            self.submit([self.sign(lane, gateway.deposit + 50 * overdraft, is_genuine=True)])
 
     @rule(name=gateways, amount=amounts, is_burned=st.booleans())
     def slash(self, name: str, amount: int, is_burned: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from tests.contracts.world import MIN_STAKES, UNBOND_DELAY_S, ZERO_ADDRESS, World
 
 NAMES = ("alice", "bob")
@@ -66,9 +66,17 @@ class StakesMachine(RuleBasedStateMachine):
             self.unbonding[pair] += amount
             self.ready[pair] = self.world.evm.now() + UNBOND_DELAY_S
 
-    @rule(pair=pairs)
-    def finish_unbond(self, pair: Pair) -> None:
-        """Leave, if neither the delay nor a lock holds it."""
+    @precondition(lambda self: any(self.unbonding.values()))
+    @rule(data=st.data(), seconds=st.sampled_from([0, UNBOND_DELAY_S]))
+    def finish_unbond(self, data: st.DataObject, seconds: int) -> None:
+        """Leave, mostly after the delay, if no lock holds it."""
+        leaving = [pair for pair, amount in self.unbonding.items() if amount]
+        pair = data.draw(st.one_of(st.sampled_from(leaving), st.sampled_from(leaving), pairs))
+        self.wait(seconds)
+        self.leave(pair)
+
+    def leave(self, pair: Pair) -> None:
+        """Take out what is unbonding, if neither the delay nor a lock holds it."""
         name, role = self.touched = pair
         now = self.world.evm.now() + 1
         reason = None
@@ -81,13 +89,18 @@ class StakesMachine(RuleBasedStateMachine):
         if self.act(reason, name, "finishUnbond", role):
             self.wallets[name] += self.unbonding.pop(pair)
 
-    @rule(pair=pairs, seconds=st.sampled_from([0, 10, 3 * UNBOND_DELAY_S]))
-    def lock(self, pair: Pair, seconds: int) -> None:
-        """Lock, or free."""
+    @rule(data=st.data(), seconds=st.sampled_from([0, 10, 3 * UNBOND_DELAY_S]), is_tried=st.booleans())
+    def lock(self, data: st.DataObject, seconds: int, is_tried: bool) -> None:
+        """Lock, or free; mostly who is leaving, and who may try to leave all the same."""
+        leaving = [pair for pair, amount in self.unbonding.items() if amount]
+        pair = data.draw(st.one_of(st.sampled_from(leaving), pairs) if leaving else pairs)
         name, role = self.touched = pair
         until = self.world.evm.now() + seconds if seconds else 0
         assert self.act(None, "slasher", "lock", self.world.account(name), role, until)
         self.locked[pair] = until
+        if is_tried:
+            self.wait(UNBOND_DELAY_S)
+            self.leave(pair)
 
     @rule(pair=pairs, amount=amounts, harmed=st.sampled_from([None, "payer"]))
     def slash(self, pair: Pair, amount: int, harmed: str | None) -> None:
@@ -107,7 +120,8 @@ class StakesMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 60, UNBOND_DELAY_S]))
     def wait(self, seconds: int) -> None:
         """Let time pass."""
-        self.world.evm.advance(seconds)
+        if seconds:
+            self.world.evm.advance(seconds)
 
     @rule(data=st.data())
     def look_back(self, data: st.DataObject) -> None:
