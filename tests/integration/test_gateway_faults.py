@@ -302,3 +302,53 @@ def test_breaker_rests_a_provider_that_keeps_failing(tmp_path: Path) -> None:
             assert (await world.ask("x")).choices[0].message.content == "x"
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_provider_that_lost_a_lane_is_given_a_new_one_and_serves_on(tmp_path: Path, is_stream: bool) -> None:
+    """`lane_lost` retires the lane for good, and the client sees nothing of it; it is paid for what it proved."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, voucher_age_s=0.1) as world:
+            node = world.nodes[0]
+            await world.ask("one")
+            await until(lambda: len(node.vouchers) == 1)
+            old = node.vouchers[0].voucher.lane
+            _break(node, "lane_lost", times=3)
+            answers = await asyncio.gather(*(_text(world, f"{number} hi", is_stream) for number in range(3)))
+            assert answers == ["0 hi", "1 hi", "2 hi"]
+            lanes = {request.order.lane for request in node.requests[-3:]}
+            assert len(lanes) == 1
+            assert old not in lanes
+            await world.stop_gateway()
+            await world.start_gateway()
+            assert world.gateway.payer.lanes[old].is_closed
+            await world.until_linked(node.key.account)
+            await world.ask("later")
+            assert node.requests[-1].order.lane in lanes
+
+    asyncio.run(story())
+
+
+def test_provider_that_disowns_a_lane_never_used_gets_no_further_one(tmp_path: Path) -> None:
+    """There was no history to lose: it is a failure like any other, and costs no lanes."""
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            _break(world.nodes[0], "lane_lost")
+            for _ in range(4):
+                with pytest.raises(openai.APIStatusError):
+                    await world.ask("x")
+            assert len(world.gateway.payer.lanes) == 1
+
+    asyncio.run(story())
+
+
+async def _text(world: World, text: str, is_stream: bool) -> str:
+    async with world.client() as client:
+        answer = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": text}], stream=is_stream
+        )
+        if is_stream:
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in answer])
+        return str(answer.choices[0].message.content)

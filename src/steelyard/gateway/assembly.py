@@ -224,7 +224,18 @@ async def assemble(
     async def why_unready() -> list[str]:
         return await gateway.why_unready()
 
-    work = Work(settings, access, catalogue, dispatcher, replays, hangups, metrics, why_full=why_full, clock=clock)
+    work = Work(
+        settings,
+        access,
+        catalogue,
+        dispatcher,
+        replays,
+        hangups,
+        metrics,
+        renew_lane=side.renew_lane,
+        why_full=why_full,
+        clock=clock,
+    )
     pages = Pages(
         deployment,
         account,

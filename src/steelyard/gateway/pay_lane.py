@@ -54,6 +54,11 @@ class PayLane:
     is_closed: bool = False
     is_claiming: bool = False
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a call on it was ever billed."""
+        return self.state.seq > 0 or self.signed_count > 0 or bool(self.receipts)
+
     def add_receipt(self, call_id: bytes, order_hash: bytes, receipt_hash: bytes, cost_nano: int) -> None:
         """Note a checked receipt: a batch with its call will come."""
         self.receipts[call_id] = KnownReceipt(order_hash, receipt_hash, cost_nano)

@@ -119,6 +119,18 @@ class Payer:
                 if self._own_lane(provider, service_id) is None:
                     self.lanes[lane] = PayLane(lane.key, LaneState(lane=lane))
 
+    def retire(self, lane: PayLane) -> bool:
+        """Use a lane for no new order, because its provider lost its history; False if it is retired, or never used.
+
+        A lane that was never used has no history to lose: whoever says so gets no further lane for it.
+        """
+        if lane.is_closed or not lane.is_used:
+            return False
+        lane.is_closed = True
+        self._settlement.submit(give_lane(lane.state.lane, self._settings.process + CLOSED))
+        _log.warning("lane_retired", provider=lane.state.lane.provider.hex(), nano=lane.state.cumulative)
+        return True
+
     def lane_for(self, provider: bytes, service_id: bytes) -> PayLane:
         """Return the lane for new orders; `open_lanes` came before."""
         lane = self._own_lane(provider, service_id)

@@ -33,6 +33,9 @@ encode_row = msgspec.msgpack.Encoder().encode
 
 DONE, CUT, FAILED, LOST = "done", "cut", "failed", "lost"
 PRIVATE_SUFFIX = ":private"
+LANE_LOST = "lane_lost"
+"""A node's word for: the history of that lane is gone here, open another."""
+
 _BUSY = "storage_busy"
 _RETRY_S = 0.02
 
@@ -112,6 +115,8 @@ class Settlement:
         del self.open_orders[attempt.order_hash]
         order, seller = attempt.request.order, attempt.seller
         code = "cancelled" if attempt.is_cancelled and failure.code == "cancelled" else failure.code
+        if code == LANE_LOST and not seller.lane.is_used:
+            code = "lane_refused"  # there was no history to lose
         seller.record.add_failure(code, self.clock(), failure.retry_after_s)
         self._metrics.calls[seller.name, seller.provider_hex, code] += 1
         if attempt.is_lost:

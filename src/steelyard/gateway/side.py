@@ -8,12 +8,13 @@ Law: docs/spec/gateway.md, section 4; docs/spec/link.md.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import structlog
 
 from steelyard.errors import ChainError, SteelyardError
-from steelyard.gateway.catalogue import Catalogue, VerifiedOffer
+from steelyard.gateway.catalogue import Catalogue, Seller, VerifiedOffer
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.payer import Payer
 from steelyard.gateway.settlement import Settlement
@@ -45,6 +46,7 @@ class ProviderSide:
         self._settlement = settlement
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self._renewing = asyncio.Lock()
         self._admitted: dict[bytes, list[VerifiedOffer]] = {}
 
     async def admit_provider(self, provider: bytes, offers: Sequence[SignedOffer]) -> None:
@@ -65,6 +67,15 @@ class ProviderSide:
             self._catalogue.list_seller(link, verified, lane)
         self._payer.attach(link)
         _log.info("provider_linked", provider=link.provider.hex(), services=len(self._admitted.get(link.provider, ())))
+
+    async def renew_lane(self, seller: Seller) -> None:
+        """Go on with a new lane where the provider lost the history of the one in use."""
+        async with self._renewing:
+            if self._payer.retire(seller.lane):
+                provider = seller.offer.provider
+                await self._payer.open_lanes(provider, [seller.offer.service_id])
+                if seller.link.is_up:
+                    self.on_link_up(seller.link)
 
     def on_link_down(self, link: ProviderLink, reason: str) -> None:
         """See `link.port.GatewaySide`."""

@@ -11,7 +11,7 @@ Law: docs/spec/gateway.md, sections 1 and 2.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -19,13 +19,14 @@ from steelyard.errors import BadRequest, NotFound, SteelyardError, TooLarge, Una
 from steelyard.gateway.access import Access, Account
 from steelyard.gateway.answers import APIS
 from steelyard.gateway.attempt import Attempt
-from steelyard.gateway.catalogue import Catalogue, Listing
+from steelyard.gateway.catalogue import Catalogue, Listing, Seller
 from steelyard.gateway.dispatch import Dispatcher, Job
 from steelyard.gateway.hangups import HangupWatch, Patient
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.replays import Recording, Replays
 from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive, Reply, Send, send_reply
 from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.settlement import LANE_LOST
 from steelyard.gateway.whole_replies import head_block, write_whole
 from steelyard.link.port import Failure
 from steelyard.protocol.messages import FinishReason
@@ -51,6 +52,7 @@ class Work:
     """Answers the hot routes of one gateway.
 
     Args:
+        renew_lane: opens a new lane with a provider that lost the last one's history.
         why_full: why no call is taken now, or an empty string. clock: monotonic seconds.
     """
 
@@ -64,6 +66,7 @@ class Work:
         hangups: HangupWatch,
         metrics: Metrics,
         *,
+        renew_lane: Callable[[Seller], Awaitable[None]],
         why_full: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
@@ -74,6 +77,7 @@ class Work:
         self._replays = replays
         self._hangups = hangups
         self._metrics = metrics
+        self._renew_lane = renew_lane
         self._why_full = why_full
         self._clock = clock
 
@@ -175,6 +179,8 @@ class Work:
             failure = attempt.failure or attempt.shortfall
             if failure is None:
                 return attempt
+            if failure.code == LANE_LOST:
+                await self._renew_lane(attempt.seller)
             refusal = self._dispatcher.refuse_failure(job, attempt.seller, failure)
             if refusal is not None:
                 raise refusal
