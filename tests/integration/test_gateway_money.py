@@ -21,6 +21,7 @@ from tests.gateway_world import (
     until,
 )
 
+from steelyard.errors import BadMessage
 from steelyard.link.port import LaneClaim
 from steelyard.protocol.lanes import SignedBatch
 from steelyard.protocol.messages import Lane
@@ -140,6 +141,19 @@ def test_expired_key_is_refused_and_rate_limited_key_told_when(tmp_path: Path) -
             status, reply, headers = await world.post(CHAT, BODY)
             assert (status, reply["error"]["code"]) == (429, "rate_limit_exceeded")
             assert 1 <= int(headers["retry-after"]) <= 31
+
+    asyncio.run(story())
+
+
+def test_rate_is_of_the_key_however_its_header_is_spelt(tmp_path: Path) -> None:
+    """Spaces and the scheme's case give nobody a second allowance."""
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            secret = await world.new_key("slow", requests_per_minute=1)
+            spelt = [f"Bearer {secret}", f"Bearer  {secret}", f"bearer {secret}", f"BEARER   {secret}"]
+            replies = [(await world.post(CHAT, BODY, authorization=header))[0] for header in spelt]
+            assert replies == [200, 429, 429, 429]
 
     asyncio.run(story())
 
@@ -477,5 +491,23 @@ def test_node_of_another_deployment_or_without_stake_is_not_admitted(tmp_path: P
             node.dial(world.running.address.link_url, LIMITS)
             await until(lambda: world.gateway.metrics.events["not_staked"] > 0)
             assert MODEL not in world.gateway.catalogue.listings
+
+    asyncio.run(story())
+
+
+def test_unproven_refusals_are_counted_and_few_are_kept(tmp_path: Path) -> None:
+    """Whoever dials can be refused as often as they like: no row each, and proven peers are recorded all the same."""
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            side, peer = world.gateway.side, world.nodes[0].key.account
+            for _ in range(50):
+                side.on_peer_refused(None, BadMessage("the test says so"))
+            for _ in range(2):
+                side.on_peer_refused(peer, BadMessage("the test says so"))
+            await world.gateway.writer.flush()
+            assert len(await list_events(world.database, peer="unproven")) == 1
+            assert len(await list_events(world.database, peer="0x" + peer.hex())) == 2
+            assert world.gateway.metrics.events["bad_message"] == 52
 
     asyncio.run(story())

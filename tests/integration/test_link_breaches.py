@@ -291,6 +291,26 @@ def test_crowd_of_strangers_is_bounded() -> None:
     asyncio.run(scenario())
 
 
+def test_crowd_from_one_address_leaves_room_for_others() -> None:
+    """One address may have few unproven connections; those beyond are told so and don't take the others' room."""
+
+    async def scenario() -> None:
+        gateway = RecordingGateway()
+        limits = with_limits(max_pending=8, max_pending_per_host=3, handshake_s=2.0)
+        server = LinkServer(GATEWAY_KEY, DOMAIN, gateway, limits)
+        port = await server.start("127.0.0.1", 0)
+        strangers = [RawNode() for _ in range(12)]
+        for stranger in strangers:
+            await stranger.connect(port)
+        for stranger in strangers[3:]:
+            await asyncio.wait_for(stranger.lost.wait(), 1)
+        assert not any(stranger.lost.is_set() for stranger in strangers[:3])
+        assert {error.code for _, error in gateway.refused} == {"crowd"}
+        await server.aclose()
+
+    asyncio.run(scenario())
+
+
 def test_peer_that_never_acknowledges_is_dropped() -> None:
     """A node that stays connected and reads nothing can't hold memory beyond the resume window."""
 

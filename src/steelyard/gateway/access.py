@@ -2,7 +2,8 @@
 
 1. A key used within `check_s` of its last check is taken as it was; later use checks it again beside the call; past
    one second the call waits for the check.
-2. Headers are known by their hash. What isn't a key costs one look-up a second at most.
+2. Headers are known by their hash; a key is one account, however its header is spelt. What isn't a key costs one
+   look-up a second at most.
 3. The order of refusals: no key, wrong key, revoked, expired, too many requests.
 
 Law: docs/spec/gateway.md, section 5.
@@ -68,6 +69,7 @@ class Access:
         self._clock = clock
         self._clock_ms = clock_ms
         self._accounts: OrderedDict[bytes, Account] = OrderedDict()
+        self._by_key: OrderedDict[str, Account] = OrderedDict()
         self._strangers: OrderedDict[bytes, float] = OrderedDict()
         self._checks: set[asyncio.Task[None]] = set()
 
@@ -147,13 +149,17 @@ class Access:
             if len(self._strangers) > MAX_STRANGERS:
                 self._strangers.popitem(last=False)
             raise _unknown(secret)
-        if known is None:
-            known = self._accounts[header] = Account(key, now_s)
-            if len(self._accounts) > MAX_KEYS:
-                self._accounts.popitem(last=False)
+        account = self._by_key.get(key.key_id)
+        if account is None:
+            account = self._by_key[key.key_id] = Account(key, now_s)
+            if len(self._by_key) > MAX_KEYS:
+                self._by_key.popitem(last=False)
         else:
-            known.update(key, now_s)
-        return known
+            account.update(key, now_s)
+        self._accounts[header] = account
+        if len(self._accounts) > MAX_KEYS:
+            self._accounts.popitem(last=False)
+        return account
 
     async def _check(self, account: Account) -> None:
         asked_s = self._clock()

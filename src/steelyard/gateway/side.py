@@ -22,6 +22,8 @@ from steelyard.link.port import LaneClaim, LeafEntry, ProviderLink, SignedOffer
 from steelyard.protocol.lanes import LaneState, SignedBatch
 from steelyard.storage.events import PeerEvent, record_event
 
+UNPROVEN_EVERY_S = 1.0
+
 _log = structlog.get_logger("steelyard.gateway")
 
 
@@ -46,6 +48,7 @@ class ProviderSide:
         self._settlement = settlement
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self._unproven_s = float("-inf")
         self._renewing = asyncio.Lock()
         self._admitted: dict[bytes, list[VerifiedOffer]] = {}
 
@@ -96,6 +99,12 @@ class ProviderSide:
         """See `link.port.GatewaySide`."""
         peer = "unproven" if account is None else "0x" + account.hex()
         self._metrics.events[error.code] += 1
+        if account is None:
+            # Anyone can be refused unproven, as often as they like: all are counted, one a second is told and kept.
+            now_s = self._settlement.clock()
+            if now_s - self._unproven_s < UNPROVEN_EVERY_S:
+                return
+            self._unproven_s = now_s
         _log.warning("peer_refused", peer=peer, code=error.code, reason=error.message[:500])
         if not isinstance(error, ChainError):
             event = PeerEvent(self._clock_ms(), peer, error.code, error.message)

@@ -42,7 +42,8 @@ class LinkLimits:
         resume_window_s: how long a session outlives its connection.
         messages_per_s, burst_messages: frames received, as a token bucket; an honest peer on one core stays below it.
         ping_s: idle time before a ping, and time for its answer. handshake_s: from dialling to a proven peer.
-        max_pending: connections at once whose peer isn't proven. max_links: providers at once.
+        max_pending, max_pending_per_host: connections at once whose peer isn't proven, in all and from one address.
+        max_links: providers at once.
         backlog: batches, vouchers and claims that wait for their coroutine before reading pauses.
     """
 
@@ -58,6 +59,7 @@ class LinkLimits:
     ping_s: float = 10.0
     handshake_s: float = 5.0
     max_pending: int = 64
+    max_pending_per_host: int = 16
     max_links: int = 1024
     backlog: int = 256
 

@@ -149,6 +149,13 @@ class LinkServer:
         lanes = tuple(self.side.known_lanes(provider))[-MAX_LANES:]
         session.attach(wire, 0, Ready(session.session, False, 0, lanes))
 
+    def check_crowd(self, host: str) -> None:
+        """Refuse an address that has too many connections waiting for their handshake; raises BadMessage."""
+        waiting = sum(arrival.host == host for arrival in self._arrivals)
+        if waiting > self.limits.max_pending_per_host:
+            most = self.limits.max_pending_per_host
+            raise BadMessage(f"{waiting} connections from {host} are not proven yet, {most} may be", code="crowd")
+
     def settle(self, arrival: _Arrival) -> None:
         """Note that a connection is no longer waiting for its handshake."""
         self._arrivals.discard(arrival)
@@ -183,6 +190,7 @@ class _Arrival:
         self._decoder = FrameDecoder[ToGatewayFirst](ToGatewayFirst)
         self._task: asyncio.Task[None] | None = None
         self._provider: bytes | None = None
+        self.host: str | None = None
         self.wire = Wire(server.limits)
         self.wire.max_message_bytes = HELLO_BYTES
         self.wire.on_open = self._on_open
@@ -194,7 +202,9 @@ class _Arrival:
         )
 
     def _on_open(self) -> None:
+        self.host = self.wire.peer_host
         try:
+            self._server.check_crowd(self.host)
             self._handshake = self._server.welcome(self.wire)
         except PeerError as error:
             self._refuse(error)

@@ -42,7 +42,8 @@ def test_link_law_states_the_bounds_of_the_code() -> None:
         f"version ({frames.VERSION})",
         f"at most {MAX_CLAIM_BATCHES} batches",
         f"has {bounds.handshake_s:.0f} s to be proven, its first message at most {limits.HELLO_BYTES} bytes",
-        f"most {limits.PROOF_BYTES >> 20} MiB; at most {bounds.max_pending} connections",
+        f"most {limits.PROOF_BYTES >> 20} MiB; at most {bounds.max_pending} connections "
+        f"({bounds.max_pending_per_host} from one address)",
         f"after {limits.ACK_FRAMES} frames, {limits.ACK_BYTES >> 10} KiB, or {limits.ACK_DELAY_S} s",
         f"pauses of at most {client._LONGEST_PAUSE_S} s",
         f"outlives its connection by {bounds.resume_window_s:.0f} s",
