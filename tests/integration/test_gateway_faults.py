@@ -11,9 +11,14 @@ import msgspec
 import openai
 import pytest
 from tests.gateway_node import ScriptedNode
-from tests.gateway_world import MODEL, World, open_world, until
+from tests.gateway_world import LIMITS, MODEL, World, open_world, until
 
-from steelyard.link.port import Failure, Piece
+from steelyard.gateway.call_marks import key_mark, mark_call
+from steelyard.gateway.order_tags import OrderTagger
+from steelyard.link.port import Failure, LeafEntry, Piece
+from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.messages import Receipt
+from steelyard.protocol.pricing import call_cost
 from steelyard.storage.budgets import load_budget
 from steelyard.storage.calls import CallRow, list_calls
 from steelyard.storage.events import list_events
@@ -157,8 +162,6 @@ def test_lost_order_whose_receipt_comes_late_is_settled_by_it(tmp_path: Path) ->
             assert len(world.gateway.settlement.lost) == 1
             await until(lambda: any(node.waiting.values()))
             node.send_batches(None)
-            from tests.gateway_world import LIMITS
-
             node.dial(world.running.address.link_url, LIMITS)
             await until(lambda: not world.gateway.settlement.lost)
             (row,) = await _rows(world)
@@ -167,6 +170,62 @@ def test_lost_order_whose_receipt_comes_late_is_settled_by_it(tmp_path: Path) ->
             (lane,) = [lane for lane in world.gateway.payer.lanes.values() if lane.state.count]
             assert lane.state.cumulative == row.cost_nano
             await until(lambda: lane.signed_nano == row.cost_nano)
+
+    asyncio.run(story())
+
+
+def test_receipt_that_comes_after_its_order_was_given_up_fills_its_row(tmp_path: Path) -> None:
+    """The lost row gets the receipt and its batch, and the key is charged what was shown to it."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, deadline_s=1.5, grace_s=0.1) as world:
+            node = world.nodes[0]
+            node.cut_after = 2
+            await _raw_stream(world)
+            await until(lambda: not world.gateway.settlement.lost)
+            assert [row.status for row in await _rows(world)] == ["lost"]
+            (call,) = node.requests
+            order = call.order
+            cost = call_cost(2, 2, order.price_in, order.price_out)
+            receipt = Receipt(order.struct_hash(), 0, ZERO32, ZERO32, 2, 2, cost, 1, 2, 4)
+            node.waiting[order.lane] = [LeafEntry(order, call.tag, receipt)]
+            node.send_batches(None)
+            node.dial(world.running.address.link_url, LIMITS)
+            await until(lambda: any(lane.state.count for lane in world.gateway.payer.lanes.values()))
+            await world.gateway.recovery.run_due()
+            (row,) = await _rows(world)
+            assert (row.receipt_hash, row.cost_nano, row.batch_seq) == (receipt.struct_hash(), cost, 1)
+            assert row.status == "cut"
+            assert world.key is not None
+            assert row.key_id == world.key.key_id
+            assert await _spent(world) == cost
+
+    asyncio.run(story())
+
+
+def test_call_that_comes_back_is_charged_to_a_key_younger_than_this_run(tmp_path: Path) -> None:
+    """Another process may have made the call, with a key that did not exist when this one started."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, voucher_age_s=0.1) as world:
+            node, payer = world.nodes[0], world.gateway.payer
+            assert world.key is not None
+            await world.ask("one")
+            await until(lambda: len(node.vouchers) == 1)
+            (first,) = node.requests
+            ident = mark_call(world.gateway.recovery.secret, b"\x01" * 8, key_mark(world.key.key_id))
+            order = msgspec.structs.replace(first.order, call_id=ident)
+            tag = OrderTagger(payer.tag_secret)(order.struct_hash())
+            cost = call_cost(1, 1, order.price_in, order.price_out)
+            receipt = Receipt(order.struct_hash(), 0, ZERO32, ZERO32, 1, 1, cost, 1, 2, 0)
+            node.waiting[order.lane] = [LeafEntry(order, tag, receipt)]
+            node.send_batches(None)
+            assert node.client is not None
+            assert node.client.link is not None
+            node.resend(node.client.link, order.lane, 1)
+            await until(lambda: len(node.vouchers) == 2)
+            rows = {row.call_id: row for row in await _rows(world)}
+            assert rows[ident].key_id == world.key.key_id
 
     asyncio.run(story())
 

@@ -33,7 +33,6 @@ from steelyard.gateway.settlement import Settlement
 from steelyard.gateway.side import ProviderSide
 from steelyard.gateway.watch import ChainWatch
 from steelyard.gateway.work import Work
-from steelyard.link.port import LeafEntry
 from steelyard.protocol.ids import format_hex
 from steelyard.protocol.signing import SigningKey
 from steelyard.storage.budgets import Run, recover
@@ -194,10 +193,7 @@ async def assemble(
     )
     await recovery.load_keys()
 
-    def take_recovered(entry: LeafEntry, order_hash: bytes, receipt_hash: bytes) -> None:
-        recovery.take(entry, order_hash, receipt_hash)
-
-    payer = Payer(settings, database, writer, key, deployment.domain, settlement, metrics, take_recovered)
+    payer = Payer(settings, database, writer, key, deployment.domain, settlement, metrics, recovery)
     await payer.restore()
     replays = Replays(settings, database, unix_ms)
     await replays.forget_crashed()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -27,7 +28,7 @@ from steelyard.link.port import LaneClaim, LeafEntry, ProviderLink
 from steelyard.protocol.lanes import LaneState, SignedBatch, follow_lane, sign_voucher
 from steelyard.protocol.messages import TAG_PURPOSE, Lane
 from steelyard.protocol.signing import Domain, SigningKey, require_signer
-from steelyard.storage.calls import known_orders, unplaced_calls
+from steelyard.storage.calls import CallRow, known_orders, unplaced_calls
 from steelyard.storage.database import Database
 from steelyard.storage.lanes import (
     give_lane,
@@ -45,15 +46,22 @@ _log = structlog.get_logger("steelyard.gateway")
 MAX_CLAIMED = 64
 """Lanes of one provider that are there to be paid alone; further claims are passed over."""
 
-Recovered = Callable[[LeafEntry, bytes, bytes], None]
-"""Called with an entry whose call we don't remember, its order hash and its receipt hash: it is to be accounted for."""
+
+class Recoverer(Protocol):
+    """Accounts for calls that came back by their tags alone."""
+
+    async def prepare(self, entries: Sequence[LeafEntry]) -> None:
+        """Get ready to take these entries, which may still be refused."""
+
+    def take(self, entry: LeafEntry, order_hash: bytes, receipt_hash: bytes, known: CallRow | None) -> None:
+        """Account for one; `known`: its row, if the call was given up as lost."""
 
 
 class Payer:
     """All lanes of one gateway process.
 
     Args:
-        key: the gateway's. on_recovered: accounts for calls that came back by their tags alone.
+        key: the gateway's. recovery: accounts for calls that came back by their tags alone.
         clock: monotonic seconds. clock_ms: Unix milliseconds. draw: random bytes, for lane ids.
     """
 
@@ -66,7 +74,7 @@ class Payer:
         domain: Domain,
         settlement: Settlement,
         metrics: Metrics,
-        on_recovered: Recovered,
+        recovery: Recoverer,
         *,
         draw: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -79,7 +87,7 @@ class Payer:
         self._domain = domain
         self._settlement = settlement
         self._metrics = metrics
-        self._on_recovered = on_recovered
+        self._recovery = recovery
         self._draw = draw
 
     async def restore(self) -> None:
@@ -269,7 +277,7 @@ class Payer:
         found = [lane.receipts.get(call_id) for call_id in call_ids]
         known = [receipt for receipt in found if receipt is not None]
         strangers: list[tuple[LeafEntry, KnownReceipt]] = []
-        recovered: list[tuple[LeafEntry, KnownReceipt]] = []
+        rows: dict[bytes, CallRow] = {}
         if len(known) != len(found):
             if not entries:
                 return False
@@ -281,7 +289,8 @@ class Payer:
             ]
             self._refuse_live(lane, strangers)
             before = lane.state
-            recovered = await self._refuse_repeats(strangers)
+            rows = await self._refuse_repeats(strangers)
+            await self._recovery.prepare([entry for entry, _ in strangers])
             if lane.state is not before:
                 return True  # a newer link of this provider brought it meanwhile
             self._refuse_live(lane, strangers)
@@ -296,8 +305,9 @@ class Payer:
         for entry, receipt in strangers:
             if self._settlement.settle_late(receipt.order_hash, entry.receipt, receipt.receipt_hash):
                 continue
-            if (entry, receipt) in recovered:
-                self._on_recovered(entry, receipt.order_hash, receipt.receipt_hash)
+            row = rows.get(receipt.order_hash)
+            if row is None or row.receipt_hash is None:
+                self._recovery.take(entry, receipt.order_hash, receipt.receipt_hash, row)
         orders = [receipt.order_hash for receipt in known]
         self._settlement.submit(record_batch(state, signed, receipts, orders, now_ms=self._settlement.clock_ms()))
         lane.advance(state, tuple(call_ids), self._settlement.clock())
@@ -326,10 +336,8 @@ class Payer:
             if receipt.order_hash in self._settlement.open_orders or entry.order.call_id in lane.receipts:
                 raise BadTotal(f"order 0x{receipt.order_hash.hex()} is in a batch, and its call has not ended")
 
-    async def _refuse_repeats(
-        self, strangers: Sequence[tuple[LeafEntry, KnownReceipt]]
-    ) -> list[tuple[LeafEntry, KnownReceipt]]:
-        """Refuse orders that are in a batch already or ended otherwise; return those that nobody accounted for."""
+    async def _refuse_repeats(self, strangers: Sequence[tuple[LeafEntry, KnownReceipt]]) -> dict[bytes, CallRow]:
+        """Refuse orders that are in a batch already or ended otherwise; return the rows that there are."""
         await self._settlement.flush()
         rows = await known_orders(self._database, [receipt.order_hash for _, receipt in strangers])
         for _, receipt in strangers:
@@ -340,11 +348,7 @@ class Payer:
                 raise BadTotal(f"order 0x{receipt.order_hash.hex()} is in batch {row.batch_seq} already")
             if row.receipt_hash not in (None, receipt.receipt_hash) or row.status.startswith(FAILED):
                 raise BadTotal(f"order 0x{receipt.order_hash.hex()} ended otherwise: {row.status}")
-        return [
-            (entry, receipt)
-            for entry, receipt in strangers
-            if (row := rows.get(receipt.order_hash)) is None or row.receipt_hash is None
-        ]
+        return rows
 
     def _own_lane(self, provider: bytes, service_id: bytes) -> PayLane | None:
         for key, lane in self.lanes.items():

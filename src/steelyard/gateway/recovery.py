@@ -19,7 +19,7 @@ from steelyard.gateway.settlement import Settlement
 from steelyard.link.port import LeafEntry
 from steelyard.protocol.messages import Order
 from steelyard.storage.budgets import Slice, charge, reconcile
-from steelyard.storage.calls import spent_in_run
+from steelyard.storage.calls import CallRow, spent_in_run
 from steelyard.storage.database import Database
 from steelyard.storage.keys import list_keys
 from steelyard.storage.writer import GroupWriter
@@ -65,12 +65,23 @@ class Recovery:
         """Learn the marks of all keys; called at the start."""
         self._keys = {key_mark(key.key_id): key.key_id for key in await list_keys(self._database)}
 
-    def take(self, entry: LeafEntry, order_hash: bytes, receipt_hash: bytes) -> None:
-        """Account for a call that came back by its tag: a row, and the charge to its key and the escrow."""
-        key_id = self._keys.get(read_mark(self.secret, entry.order.call_id))
-        run_id = self._run_of(entry.order)
+    async def prepare(self, entries: Iterable[LeafEntry]) -> None:
+        """Learn the marks of keys that were made after the start, if one of the calls is none we know."""
+        if any(read_mark(self.secret, entry.order.call_id) not in self._keys for entry in entries):
+            await self.load_keys()
+
+    def take(self, entry: LeafEntry, order_hash: bytes, receipt_hash: bytes, known: CallRow | None) -> None:
+        """Account for a call that came back by its tag: a row, and the charge to its key and the escrow.
+
+        Args:
+            known: its row, if it was given up as lost; it says who pays: nobody's key, if nothing was shown of it.
+        """
+        if known is None:
+            key_id, run_id = self._keys.get(read_mark(self.secret, entry.order.call_id)), self._run_of(entry.order)
+        else:
+            key_id, run_id = known.key_id, known.run_id
         receipt = entry.receipt
-        self._settlement.add_recovered(entry.order, order_hash, receipt, receipt_hash, key_id, run_id)
+        self._settlement.add_recovered(entry.order, order_hash, receipt, receipt_hash, key_id, run_id, known)
         held = {slice_.budget_id for slice_ in self._crashed if slice_.run_id == run_id}
         for budget_id in (self._escrow_id, key_id):
             if budget_id is not None and budget_id not in held:

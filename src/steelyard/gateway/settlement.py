@@ -21,7 +21,7 @@ from steelyard.errors import Unavailable
 from steelyard.gateway.metrics import Metrics
 from steelyard.link.port import Failure
 from steelyard.protocol.messages import FinishReason, Order, Receipt
-from steelyard.storage.calls import CallRow, insert_call
+from steelyard.storage.calls import CallRow, fill_call, insert_call
 from steelyard.storage.operations import Operation
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Settlement:
                 if attempt.is_shown:
                     attempt.meter.release(order.max_cost)
                 self._meters.meter(self._escrow_id).release(order.max_cost)
-                self._add_row(attempt, LOST, None)
+                self._add_row(attempt, LOST, None, is_charged=attempt.is_shown)
         self._drain()
 
     def add_recovered(
@@ -164,11 +164,15 @@ class Settlement:
         receipt_hash: bytes,
         key_id: str | None,
         run: bytes | None,
+        known: CallRow | None = None,
     ) -> None:
-        """Queue the row of a call that this process does not remember, known again by its tag."""
+        """Queue the row of a call known again by its tag, or fill the `known` one that was given up as lost."""
         status = CUT if receipt.finish_reason >= FinishReason.CANCELLED else DONE
+        if known is not None and known.status.endswith(PRIVATE_SUFFIX):
+            status += PRIVATE_SUFFIX
+        write = insert_call if known is None else fill_call
         self.submit(
-            insert_call(
+            write(
                 CallRow(
                     order_hash,
                     order.call_id,
