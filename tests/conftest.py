@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -26,3 +27,9 @@ def pytest_runtest_makereport() -> Iterator[Any]:
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where nothing may skip: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logs() -> None:
+    """Begin with structlog's defaults: a command's own set-up would write to the stream of the test that ran it."""
+    structlog.reset_defaults()
