@@ -56,7 +56,8 @@ def test_failed_provider_is_replaced_before_the_first_byte(tmp_path: Path, code:
     async def story() -> None:
         async with open_world(tmp_path, nodes=2) as world:
             _break(world.nodes[0], code)
-            for number in range(6):
+            number = 0
+            while number < 6 or (not world.nodes[0].requests and number < 100):  # routing is a draw
                 async with world.client() as client:
                     answer = await client.chat.completions.create(
                         model=MODEL, messages=[{"role": "user", "content": f"{number} {WORDS}"}], stream=is_stream
@@ -64,7 +65,8 @@ def test_failed_provider_is_replaced_before_the_first_byte(tmp_path: Path, code:
                     if is_stream:
                         parts = [c.choices[0].delta.content or "" async for c in answer]
                         assert "".join(parts) == f"{number} {WORDS}"
-            assert len(world.nodes[1].requests) == 6
+                number += 1
+            assert len(world.nodes[1].requests) == number
             assert world.nodes[0].requests
             paid = [row for row in await _rows(world) if row.receipt_hash is not None]
             assert {row.provider for row in paid} == {world.nodes[1].key.account}
