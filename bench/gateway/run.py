@@ -141,7 +141,7 @@ def fetch_metrics(base_url: str) -> dict[str, float]:
     """Return the gateway's own counts of calls, batches and vouchers, to show that they were on."""
     with urllib.request.urlopen(base_url + "/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    wanted = ("steelyard_calls_total", "steelyard_batches_total", "steelyard_vouchers_total")
+    wanted = ("steelyard_gateway_calls", "steelyard_gateway_batches", "steelyard_gateway_vouchers")
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith(wanted)}
 
 

@@ -59,6 +59,7 @@ class NetworkPlan:
         parameters: of the contracts; None takes a development chain's. funds: what accounts begin with.
         node_database: a node's database URL by its name; None keeps SQLite files in the home.
         is_dev_time: the chain's clock may be moved forward.
+        rpc_url: a development chain that runs already (anvil, say) and has given gas to the accounts; "" starts ours.
     """
 
     home: Path
@@ -73,6 +74,7 @@ class NetworkPlan:
     funds: Funds = field(default_factory=Funds)
     node_database: Callable[[str], str] | None = None
     is_dev_time: bool = False
+    rpc_url: str = ""
 
 
 class Network:
@@ -88,7 +90,7 @@ class Network:
         self.accounts = accounts
         self.processes = processes
         self.ports = ports
-        self.rpc_url = ""
+        self.rpc_url = plan.rpc_url
         self.base_url = f"http://127.0.0.1:{ports[0]}/v1"
         self.key = ""
 
@@ -140,8 +142,9 @@ async def open_network(plan: NetworkPlan, report: Report) -> AsyncIterator[Netwo
     accounts = open_accounts(settings.keys_folder, seed, plan.providers)
     network = Network(plan, accounts, Processes(settings.logs_folder), choose_ports(plan.http_port, plan.link_port))
     try:
-        report("starting the embedded chain")
-        await network.start_chain()
+        if not plan.rpc_url:
+            report("starting the embedded chain")
+            await network.start_chain()
         async with ChainRpc([network.rpc_url]) as rpc:
             report("deploying the contracts")
             parameters = plan.parameters or DeploymentParameters(protocol_pot=accounts["protocol-pot"].account)
