@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from steelyard.errors import ConfigError
 STATE_FILE = "network.json"
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 60.0
+_STEP = re.compile(r"\[ *[0-9.]+ s\] (.+)")  # how `Steps` says a step where there is no terminal
 CHAIN_PORT, HTTP_PORT, LINK_PORT = 8545, 8080, 8090
 
 
@@ -128,7 +130,8 @@ def _start_supervisor(home: Path, providers: int) -> dict[str, Any]:
     end = time.monotonic() + START_TIMEOUT_S
     with Steps() as steps:
         while time.monotonic() < end:
-            steps.report(last_line(log) if log.stat().st_size else "starting")
+            if step := _STEP.fullmatch(last_line(log)):
+                steps.report(step[1])
             state = load_state(home)
             if state is not None:
                 steps.end("the network is up")
