@@ -108,9 +108,8 @@ async def _await_redemption(network: Network, cost_nano: int) -> None:
     """Wait until the chain has paid for every call, and the providers have their shares in their wallets."""
     from steelyard.chain.escrow import EscrowClient
     from steelyard.chain.rpc import ChainRpc
-    from steelyard.cli.genesis import DEPOSIT_NANO
 
-    gateway = network.accounts["gateway"].account
+    gateway, deposit_nano = network.accounts["gateway"].account, network.plan.funds.deposit
     providers = [network.accounts[name].account for name in network.accounts.providers]
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     async with ChainRpc([network.rpc_url]) as rpc:
@@ -118,10 +117,10 @@ async def _await_redemption(network: Network, cost_nano: int) -> None:
         while time.monotonic() < deadline:
             account = await escrow.fetch_account(gateway)
             unswept = await escrow.fetch_unswept(providers)
-            if account.deposit_nano == DEPOSIT_NANO - cost_nano and not any(unswept):
+            if account.deposit_nano == deposit_nano - cost_nano and not any(unswept):
                 return
             await asyncio.sleep(0.2)
-    paid = DEPOSIT_NANO - account.deposit_nano
+    paid = deposit_nano - account.deposit_nano
     raise Unavailable(f"after {SETTLE_TIMEOUT_S:.0f} s {paid} of {cost_nano} nano are redeemed: see the nodes' logs")
 
 

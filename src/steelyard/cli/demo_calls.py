@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from steelyard.errors import ConfigError, PeerError, SteelyardError
+from steelyard.errors import ConfigError, SteelyardError
 from steelyard.protocol.call_proof import verify_call
 from steelyard.protocol.signing import Domain
 
@@ -105,7 +105,7 @@ async def check_call(base_url: str, key: str, domain: Domain, call: DemoCall) ->
                 await asyncio.sleep(0.1)
     try:
         receipt = verify_call(shown, domain, model=call.model, content=call.content, body=call.body)
-    except (SteelyardError, PeerError) as error:
+    except SteelyardError as error:
         return replace(call, problem=error.message)
     return replace(
         call,

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 
 from steelyard.cli.invocation import Invocation
-from steelyard.cli.local_network import Network, NetworkPlan, Report, choose_ports, open_network
+from steelyard.cli.local_network import Network, NetworkPlan, choose_ports, open_network
 from steelyard.cli.output import print_json
 from steelyard.cli.processes import last_line
 from steelyard.cli.progress import Steps
@@ -89,15 +89,12 @@ async def _supervise(invocation: Invocation, providers: int, is_json: bool) -> N
             http_port=HTTP_PORT,
             link_port=LINK_PORT,
         )
-        start = _until_stopped(plan, steps.report, stop, steps, is_json=is_json)
-        await start
+        await _until_stopped(plan, stop, steps, is_json=is_json)
 
 
-async def _until_stopped(
-    plan: NetworkPlan, report: Report, stop: asyncio.Event, steps: Steps, *, is_json: bool
-) -> None:
+async def _until_stopped(plan: NetworkPlan, stop: asyncio.Event, steps: Steps, *, is_json: bool) -> None:
     state_file = plan.home / STATE_FILE
-    async with open_network(plan, report) as network:
+    async with open_network(plan, steps.report) as network:
         state = _state_of(network)
         state_file.write_text(json.dumps(state, indent=1))
         state_file.chmod(0o600)
