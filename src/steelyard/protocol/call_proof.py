@@ -35,8 +35,8 @@ def verify_call(shown: Mapping[str, Any], domain: Domain, *, model: str, content
         NotProvable: the batch isn't signed yet, or a step fails; says which.
         BadSignature: a batch or voucher that is not its signer's.
     """
-    order, receipt = _read(Order, shown.get("order"), "order"), _read(Receipt, shown.get("receipt"), "receipt")
-    salt = _bytes(shown.get("salt"), "salt")
+    order, receipt = read_shown(Order, shown.get("order"), "order"), read_shown(Receipt, shown.get("receipt"), "receipt")
+    salt = read_bytes(shown.get("salt"), "salt")
     _require(order.service_id == keccak(model.encode()), f"the order is for another service than {model!r}")
     if body is not None:
         _require(content_hash(salt, body) == order.request_hash, "the order is for another request body")
@@ -47,27 +47,28 @@ def verify_call(shown: Mapping[str, Any], domain: Domain, *, model: str, content
     batch_shown = shown.get("batch")
     if not isinstance(batch_shown, Mapping):
         raise NotProvable("the receipt's batch isn't signed yet: ask again within a second", code="not_batched")
-    batch = _read(Batch, batch_shown, "batch")
+    batch = read_shown(Batch, batch_shown, "batch")
     _require(batch.lane == order.lane, "the batch is of another lane than the order")
     steps = batch_shown.get("proof")
     _require(isinstance(steps, list), "there is no Merkle proof")
-    proof = [_bytes(step, "proof") for step in steps or ()]
+    proof = [read_bytes(step, "proof") for step in steps or ()]
     _require(
         verify_proof(batch.receipts_root, receipt.struct_hash(), proof), "the receipt isn't under the batch's root"
     )
-    signature = _bytes(batch_shown.get("signature"), "signature")
+    signature = read_bytes(batch_shown.get("signature"), "signature")
     require_signer(domain.digest(batch.struct_hash()), signature, order.provider, "batch")
     voucher_shown = shown.get("voucher")
     if isinstance(voucher_shown, Mapping):
-        voucher = _read(Voucher, voucher_shown, "voucher")
+        voucher = read_shown(Voucher, voucher_shown, "voucher")
         _require(voucher.lane == order.lane, "the voucher pays another lane")
         _require(voucher.cumulative >= batch.cumulative, "the voucher doesn't cover the batch")
-        signature = _bytes(voucher_shown.get("signature"), "signature")
+        signature = read_bytes(voucher_shown.get("signature"), "signature")
         require_signer(domain.digest(voucher.struct_hash()), signature, order.gateway, "voucher")
     return receipt
 
 
-def _read(kind: type[M], shown: object, what: str) -> M:
+def read_shown(kind: type[M], shown: object, what: str) -> M:
+    """Return a message from the JSON object that a gateway shows of it; raises NotProvable naming `what`."""
     if not isinstance(shown, Mapping):
         raise NotProvable(f"the gateway shows no {what}")
     values: list[Any] = []
@@ -76,7 +77,7 @@ def _read(kind: type[M], shown: object, what: str) -> M:
         if name == "call_id":
             values.append(_call_id(value))
         elif isinstance(value, str) and value.startswith("0x"):
-            values.append(_bytes(value, name))
+            values.append(read_bytes(value, name))
         else:
             values.append(int(value) if isinstance(value, str) and value.isdigit() else value)
     message = kind(*values)
@@ -94,7 +95,8 @@ def _call_id(value: object) -> bytes:
         raise NotProvable(f"the gateway shows a malformed call id: {error}") from error
 
 
-def _bytes(value: object, what: str) -> bytes:
+def read_bytes(value: object, what: str) -> bytes:
+    """Return the bytes of 0x hex in a gateway's JSON; raises NotProvable naming `what`."""
     try:
         if isinstance(value, str) and value.startswith("0x"):
             return bytes.fromhex(value[2:])
