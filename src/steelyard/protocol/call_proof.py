@@ -35,7 +35,8 @@ def verify_call(shown: Mapping[str, Any], domain: Domain, *, model: str, content
         NotProvable: the batch isn't signed yet, or a step fails; says which.
         BadSignature: a batch or voucher that is not its signer's.
     """
-    order, receipt = read_shown(Order, shown.get("order"), "order"), read_shown(Receipt, shown.get("receipt"), "receipt")
+    order = read_shown(Order, shown.get("order"), "order")
+    receipt = read_shown(Receipt, shown.get("receipt"), "receipt")
     salt = read_bytes(shown.get("salt"), "salt")
     _require(order.service_id == keccak(model.encode()), f"the order is for another service than {model!r}")
     if body is not None:
