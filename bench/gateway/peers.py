@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 LITELLM_VENV = HERE / ".litellm"
 
 NGINX = """
-daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log warn; worker_processes 1;
+daemon off; pid {folder}/nginx-{port}.pid; error_log {folder}/error.log warn; worker_processes 1;
 events {{ worker_connections 1024; }}
 http {{
   access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
@@ -80,12 +80,12 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], timeout_s: float)
 
 
 @contextlib.contextmanager
-def upstream(folder: Path, body: bytes) -> Iterator[int]:
-    """Run the HTTP server that answers these bytes; yields its port."""
+def upstream(folder: Path, body: bytes, kind: str) -> Iterator[int]:
+    """Run an HTTP server that answers these bytes, ``bare`` or ``uvicorn``; yields its port."""
     answer = folder / "answer.json"
     answer.write_bytes(body)
     port = free_port()
-    with running([sys.executable, str(HERE / "upstream.py"), str(port), str(answer)], port, timeout_s=10):
+    with running([sys.executable, str(HERE / "upstream.py"), str(port), str(answer), kind], port, timeout_s=10):
         yield port
 
 
@@ -96,7 +96,7 @@ def nginx(folder: Path, upstream_port: int) -> Iterator[str]:
     if program is None:
         raise RuntimeError("nginx is missing: install it (Debian: apt-get install nginx)")
     port = free_port()
-    config = folder / "nginx.conf"
+    config = folder / f"nginx-{port}.conf"
     config.write_text(NGINX.format(folder=folder, upstream=upstream_port, port=port))
     with running([program, "-c", str(config), "-p", str(folder)], port, timeout_s=10):
         yield f"http://127.0.0.1:{port}"

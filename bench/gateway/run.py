@@ -3,9 +3,10 @@
 `python bench/gateway/run.py [--rounds 5] [--seconds 5] [--without-litellm]`
 
 nginx (plain reverse proxy, one worker) and LiteLLM's proxy (one worker) stand before an HTTP server that answers the
-bytes of one of our own answers; our gateway (one process; receipts, budgets and vouchers on) stands before one node
-that serves `echo`. Rounds are interleaved; medians of the rounds' ratios are what counts. wrk runs on the same cores
-as everything else, so read the ratios. Writes results/gateway.json.
+bytes of one of our own answers: on uvicorn, as Python engines serve, and for nginx once more on a bare socket, which
+does no work at all. Our gateway (one process; receipts, budgets and vouchers on) stands before one node that serves
+`echo`, parses each request, answers and signs for it. Rounds are interleaved; medians of the rounds' ratios are what
+counts. wrk runs on the same cores as everything else, so read the ratios. Writes results/gateway.json.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ BODY = json.dumps(
     {"model": "echo", "max_tokens": 256, "messages": [{"role": "user", "content": "What does a steelyard weigh? " * 3}]}
 ).encode()
 CONNECTIONS = (1, 32)
+BEFORE = {"nginx": "uvicorn", "litellm": "uvicorn"}
+"""Which server each peer stands before; what it adds is counted from there, and from the bare socket for the others."""
 
 
 def sample_answer(url: str, key: str) -> bytes:
@@ -85,13 +88,13 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         return statistics.median(found) if found else None
 
     targets = list(dict.fromkeys(r["target"] for r in rounds))
-    direct = statistics.median(values("direct", 1, "p50_ms"))
     table = {
         target: {
             "requests_per_s": {c: statistics.median(values(target, c, "requests_per_s")) for c in CONNECTIONS},
             "p50_ms": {c: statistics.median(values(target, c, "p50_ms")) for c in CONNECTIONS},
             "p99_ms": {c: statistics.median(values(target, c, "p99_ms")) for c in CONNECTIONS},
-            "p50_added_ms_at_1": statistics.median(values(target, 1, "p50_ms")) - direct,
+            "p50_added_ms_at_1": statistics.median(values(target, 1, "p50_ms"))
+            - statistics.median(values(BEFORE.get(target, "bare"), 1, "p50_ms")),
         }
         for target in targets
     }
@@ -99,6 +102,7 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "targets": table,
         "steelyard_of_nginx_at_32": ratio("steelyard", "nginx", 32),
+        "steelyard_of_nginx_bare_at_32": ratio("steelyard", "nginx-bare", 32),
         "steelyard_of_litellm_at_32": ratio("steelyard", "litellm", 32) if has_litellm else None,
         "steelyard_p50_added_ms_at_1": table["steelyard"]["p50_added_ms_at_1"],
     }
@@ -112,10 +116,14 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
             url = network.base_url + "/chat/completions"
             answer = await asyncio.to_thread(sample_answer, url, network.key)
             with ExitStack() as stack:
-                port = stack.enter_context(peers.upstream(Path(folder), answer))
+                port = stack.enter_context(peers.upstream(Path(folder), answer, "uvicorn"))
+                bare = stack.enter_context(peers.upstream(Path(folder), answer, "bare"))
+                path = "/v1/chat/completions"
                 targets = {
-                    "direct": (f"http://127.0.0.1:{port}/v1/chat/completions", "none"),
-                    "nginx": (stack.enter_context(peers.nginx(Path(folder), port)) + "/v1/chat/completions", "none"),
+                    "bare": (f"http://127.0.0.1:{bare}{path}", "none"),
+                    "uvicorn": (f"http://127.0.0.1:{port}{path}", "none"),
+                    "nginx": (stack.enter_context(peers.nginx(Path(folder), port)) + path, "none"),
+                    "nginx-bare": (stack.enter_context(peers.nginx(Path(folder), bare)) + path, "none"),
                     "steelyard": (url, network.key),
                 }
                 versions = {"nginx": peers.nginx_version(), "python": platform.python_version()}
@@ -156,6 +164,7 @@ def print_summary(result: dict[str, Any]) -> None:
             f"{p99[32]:>7.2f} ms"
         )
     print(f"\nof nginx's throughput at 32 connections:  {summary['steelyard_of_nginx_at_32']:.3f}   (aim 0.15)")
+    print(f"of nginx's before a bare socket:          {summary['steelyard_of_nginx_bare_at_32']:.3f}")
     if summary["steelyard_of_litellm_at_32"]:
         print(f"of LiteLLM's, times:                      {summary['steelyard_of_litellm_at_32']:.0f}     (aim 100)")
     print(f"p50 added at one connection:              {summary['steelyard_p50_added_ms_at_1']:.2f} ms (aim 0.8)")

@@ -1,6 +1,7 @@
-"""The HTTP server behind nginx and LiteLLM: answers every request with the same bytes, as fast as Python can.
+"""The HTTP servers behind nginx and LiteLLM: both answer every request with the same bytes.
 
-`python upstream.py PORT BODY_FILE`
+`python upstream.py PORT BODY_FILE bare`: a socket and a parser, as fast as Python can; no model is served that way.
+`python upstream.py PORT BODY_FILE uvicorn`: a bare ASGI callable on uvicorn, as Python engines (vLLM, TGI …) serve.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import httptools
 import uvloop
@@ -38,5 +40,24 @@ async def serve(port: int, body: bytes) -> None:
     await server.serve_forever()
 
 
+def serve_asgi(port: int, body: bytes) -> None:
+    """Answer on a loopback port until killed, through uvicorn."""
+    import uvicorn
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    uvicorn.run(app, host="127.0.0.1", port=port, lifespan="off", access_log=False, log_level="critical")
+
+
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2]).read_bytes()))
+    answer = Path(sys.argv[2]).read_bytes()
+    if sys.argv[3] == "uvicorn":
+        serve_asgi(int(sys.argv[1]), answer)
+    else:
+        uvloop.run(serve(int(sys.argv[1]), answer))
