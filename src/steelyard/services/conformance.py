@@ -12,13 +12,14 @@ Law: docs/spec/services.md, section 7.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from steelyard.errors import BadRequest, SteelyardError
+from steelyard.services.details import join_details
 from steelyard.services.port import (
     Chunk,
     Context,
@@ -76,6 +77,7 @@ async def find_violations(
     for api, body in bodies.items():
         found += _pure_violations(bare, service, api, body)
         found += await _run_violations(service, api, body, seed)
+        found += await _quick_violations(service, api, body, seed)
         found += await _cancel_violations(service, api, body, seed)
     await service.aclose()
     return found
@@ -116,6 +118,25 @@ async def _run_violations(service: Service, api: str, body: bytes, seed: int) ->
     if streamed is not None and (streamed.content, streamed.finish) != (result.content, result.finish):
         found.append(f"{api}: streamed and whole answers differ under one seed")
     return found + await _check_violations(service, api, request, result, seed)
+
+
+async def _quick_violations(service: Service, api: str, body: bytes, seed: int) -> list[str]:
+    """A kind that answers at once says what its run says, trace included."""
+    answer_now: Callable[[Request, Context], Chunk | None] | None = getattr(service, "answer_now", None)
+    if answer_now is None:
+        return []
+    request, context, quick_context = service.parse(api, body), Context(seed=seed), Context(seed=seed)
+    chunk = answer_now(request, quick_context)
+    if chunk is None:
+        return []
+    chunks = [chunk async for chunk in service.run(request, context)]
+    if _chunk_violations(request, chunks):
+        return []  # told already
+    if chunk.finish is None or _join([chunk], quick_context) != _join(chunks, context):
+        return [f"{api}: answer_now gives another answer than run"]
+    if chunk.detail != join_details([chunk.detail for chunk in chunks if chunk.detail]):
+        return [f"{api}: answer_now gives another detail than run"]
+    return []
 
 
 def _chunk_violations(request: Request, chunks: list[Chunk]) -> list[str]:

@@ -33,6 +33,7 @@ __all__ = [
     "Grade",
     "Manifest",
     "Progress",
+    "QuickService",
     "Quote",
     "Request",
     "Result",
@@ -201,6 +202,19 @@ class Service(Protocol):
 
     async def aclose(self) -> None:
         """Release what this service holds; engines are closed by whoever opened them."""
+
+
+class QuickService(Service, Protocol):
+    """A service that may know its answer without waiting, e.g. because it has no engine; `answer_now` is optional."""
+
+    def answer_now(self, request: Request, context: Context) -> Chunk | None:
+        """Return at once, as one chunk with its finish reason, exactly what `run` gives in all; None: use `run`.
+
+        It runs on the node's event loop, so it takes microseconds, and waits for nothing.
+
+        Raises:
+            What `run` raises.
+        """
 
 
 class ServiceClass(Protocol):

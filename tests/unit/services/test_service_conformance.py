@@ -64,6 +64,13 @@ class StubbornEcho(EchoService):
         return super().parse("completions", b'{"model":"m","prompt":"x"}')
 
 
+class TwoTonguedEcho(EchoService):
+    """Says at once what its run would not."""
+
+    def answer_now(self, request: Request, context: Context) -> Chunk | None:
+        return Chunk(b"no", request.input_bytes, 2, b"", FinishReason.STOP)
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
@@ -72,6 +79,7 @@ class StubbornEcho(EchoService):
         (HalfEcho, "inside a character"),
         (GullibleEcho, "counts as well formed"),
         (StubbornEcho, "parse accepts"),
+        (TwoTonguedEcho, "another answer than run"),
     ],
 )
 def test_suite_finds_a_kind_that_breaks_the_port(kind: type[EchoService], sentence: str) -> None:

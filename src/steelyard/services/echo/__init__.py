@@ -1,7 +1,8 @@
 """The kind `echo`: answers with the last user message. The first of all kinds, and what tests and benchmarks use.
 
 1. Its unit is the byte of UTF-8, in and out; its check is exact.
-2. It needs no engine. A streamed answer comes word by word, any other in one piece; the content is the same.
+2. It needs no engine and answers at once. A streamed answer comes word by word, any other in one piece; the content is
+   the same.
 3. It honours `max_tokens` (as bytes, never cutting a character) and `stop`; sampling parameters are honoured trivially.
 
 Law: docs/spec/kinds/echo.md.
@@ -80,8 +81,14 @@ class EchoService:
         return self._requests.parse(api, body)
 
     def quote(self, request: Request) -> Quote:
-        content, _ = _answer(request.payload)
-        return Quote(request.input_bytes, len(content))
+        size, limit = len(_echoed(request.payload).encode()), request.payload.max_tokens
+        return Quote(request.input_bytes, size if limit is None or size <= limit else limit)
+
+    def answer_now(self, request: Request, context: Context) -> Chunk | None:
+        if self._delay_s:
+            return None
+        content, finish = _answer(request.payload)
+        return Chunk(content, request.input_bytes, len(content), b"", finish)
 
     async def run(self, request: Request, context: Context) -> AsyncGenerator[Chunk, None]:
         content, finish = _answer(request.payload)
@@ -118,12 +125,20 @@ class EchoService:
         return None
 
 
+def _echoed(payload: TextPayload) -> str:
+    """The last user message (else the last message, else the prompt)."""
+    messages = payload.messages
+    if messages is None:
+        return payload.prompt
+    for message in reversed(messages):
+        if message.role == "user":
+            return message.text
+    return messages[-1].text
+
+
 def _answer(payload: TextPayload) -> tuple[bytes, FinishReason]:
-    """The last user message (else the last message, else the prompt), up to a stop sequence and `max_tokens` bytes."""
-    text = payload.prompt
-    if payload.messages is not None:
-        users = [message for message in payload.messages if message.role == "user"]
-        text = (users or payload.messages)[-1].text
+    """What is echoed, up to a stop sequence and `max_tokens` bytes."""
+    text = _echoed(payload)
     if payload.stops:
         text, _ = spell((text.encode(),), payload.stops)
     content = text.encode()
