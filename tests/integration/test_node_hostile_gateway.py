@@ -14,6 +14,8 @@ from tests.node_world import (
     PROVIDER_KEY,
     HandGateway,
     NodeWorld,
+    build_echo,
+    offer_service,
     open_node_world,
 )
 
@@ -60,7 +62,7 @@ def test_call_cancelled_before_its_first_step_ends_and_frees_its_credit(tmp_path
     """An order and its cancellation in one message leave no run, no reservation and no open call behind."""
 
     async def story() -> None:
-        async with open_node_world(tmp_path) as world:
+        async with open_node_world(tmp_path, services=[offer_service(build_echo(delay_ms=1))]) as world:
             calls = []
             for _ in range(5):
                 calls.append(world.order("hello"))

@@ -32,8 +32,7 @@ BUSY_PAUSE_S = 0.5
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(msgspec.Struct, frozen=True):
     """A receipt that waits for its batch; `link` is the session that it went over."""
 
     order: Order

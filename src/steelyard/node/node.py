@@ -22,9 +22,9 @@ from steelyard.errors import BadTotal, Forbidden, SteelyardError
 from steelyard.link.port import CallRequest, Failure, GatewayLink, SignedOffer
 from steelyard.node.chain_view import NodeChain
 from steelyard.node.lane_account import LaneAccount, LaneTools, Leaf
-from steelyard.node.orders import CLOCK_SKEW_MS, NodeService, check_order
+from steelyard.node.orders import CLOCK_SKEW_MS, NodeService, Taken, check_order
 from steelyard.node.redeemer import Redeemer, RedeemerTools
-from steelyard.node.runner import Run
+from steelyard.node.runner import Run, answer_at_once
 from steelyard.node.seen import SeenCalls
 from steelyard.node.settings import NodeSettings
 from steelyard.node.watch import CreditWatch
@@ -146,23 +146,26 @@ class Node:
     def on_call(self, link: GatewayLink, request: CallRequest, *, is_stream: bool) -> None:
         """Take an order, or say why not."""
         order, now_ms = request.order, self._parts.now_ms()
-        offered = self._parts.services.get(order.service_id)
         taken = check_order(
             request,
             gateway=link.gateway,
             provider=self._parts.key.account,
-            offered=offered,
+            offered=self._parts.services.get(order.service_id),
             now_ms=now_ms,
             max_deadline_ms=now_ms + int(self._parts.settings.max_deadline_s * 1000),
         )
-        refusal = taken if isinstance(taken, Failure) else self._refuse(link, order, now_ms)
-        if refusal is not None or isinstance(taken, Failure) or offered is None:
-            link.send_fail(order.call_id, refusal or Failure("not_served", "this provider doesn't offer that service"))
+        if isinstance(taken, Failure):
+            link.send_fail(order.call_id, taken)
             return
-        run = Run(link, request, offered, taken, is_stream=is_stream, on_end=self._end_run, now_ms=self._parts.now_ms)
-        self._runs[order.call_id] = run
-        self._runs_by_service[order.service_id] += 1
-        self._keep(run.start())
+        account = self._admit(link, order, taken.offered, now_ms)
+        if isinstance(account, Failure):
+            link.send_fail(order.call_id, account)
+            return
+        ended = None if is_stream else answer_at_once(link, request, taken, self._parts.now_ms)
+        if ended is None:
+            self._start(link, request, taken, account, is_stream=is_stream)
+        else:
+            self._settle(link, request, taken, account, ended if isinstance(ended, Receipt) else None)
 
     def on_cancel(self, link: GatewayLink, call_id: bytes) -> None:
         """Stop a run that this link ordered."""
@@ -230,16 +233,18 @@ class Node:
 
     # inside
 
-    def _refuse(self, link: GatewayLink, order: Order, now_ms: int) -> Failure | None:
-        lane, service_runs = order.lane, self._runs_by_service[order.service_id]
-        limit = self._parts.services[order.service_id].max_calls or self._parts.settings.max_calls
+    def _admit(self, link: GatewayLink, order: Order, offered: NodeService, now_ms: int) -> LaneAccount | Failure:
+        """Take an order on: its call id is used, its highest cost reserved; returns its lane, or why not."""
+        lane, settings = order.lane, self._parts.settings
+        account = self._lanes.get(lane)
         if self._is_stopping:
             return Failure("busy", "this provider is stopping")
-        if len(self._runs) >= self._parts.settings.max_calls or service_runs >= limit:
+        service_runs = self._runs_by_service[order.service_id]
+        if len(self._runs) >= settings.max_calls or service_runs >= (offered.max_calls or settings.max_calls):
             return Failure("busy", f"{service_runs} calls to this service are in flight here", retry_after_s=1.0)
-        if lane in self._lost:
+        if self._lost and lane in self._lost:
             return Failure("lane_lost", "this provider lost that lane's history: open a new lane")
-        if lane not in self._lanes and self._lane_counts[lane.gateway] >= MAX_LANES:
+        if account is None and self._lane_counts[lane.gateway] >= MAX_LANES:
             return Failure("bad_order", f"this provider has {MAX_LANES} lanes with this gateway already")
         refusal = self._seen.take(order.call_id, order.deadline_ms, now_ms)
         if refusal is not None:
@@ -248,26 +253,38 @@ class Node:
         if refusal is not None:
             self._seen.forget(order.call_id)
             return refusal
-        if lane not in self._lanes:
-            self._open_lane(lane, link)
-        return None
+        return account or self._open_lane(lane, link)
 
-    def _end_run(self, run: Run, receipt: Receipt | None) -> None:
-        order = run.call.order
-        del self._runs[order.call_id]
-        self._runs_by_service[order.service_id] -= 1
+    def _start(
+        self, link: GatewayLink, request: CallRequest, taken: Taken, account: LaneAccount, *, is_stream: bool
+    ) -> None:
+        def end(run: Run, receipt: Receipt | None) -> None:
+            del self._runs[order.call_id]
+            self._runs_by_service[order.service_id] -= 1
+            self._settle(link, request, taken, account, receipt)
+
+        order = request.order
+        run = Run(link, request, taken, is_stream=is_stream, on_end=end, now_ms=self._parts.now_ms)
+        self._runs[order.call_id] = run
+        self._runs_by_service[order.service_id] += 1
+        self._keep(run.start())
+
+    def _settle(
+        self, link: GatewayLink, request: CallRequest, taken: Taken, account: LaneAccount, receipt: Receipt | None
+    ) -> None:
+        order = request.order
         self._watch.credit(order.gateway).settle(order.max_cost, receipt.cost if receipt else 0)
         if receipt is None:
             self._seen.forget(order.call_id)
-            return
-        leaf = Leaf(order, run.taken.order_hash, run.call.tag, receipt, receipt.struct_hash(), run.link)
-        self._lanes[order.lane].add(leaf)
+        else:
+            account.add(Leaf(order, taken.order_hash, request.tag, receipt, receipt.struct_hash(), link))
 
-    def _open_lane(self, lane: Lane, link: GatewayLink) -> None:
+    def _open_lane(self, lane: Lane, link: GatewayLink) -> LaneAccount:
         account = LaneAccount(self._tools, LaneState(lane=lane), is_new=True)
         self._add_lane(lane, account)
         account.feed.attach(link, 0)
         self._keep(asyncio.create_task(self._watch_lane(lane), name="watch-lane"))
+        return account
 
     def _add_lane(self, lane: Lane, account: LaneAccount) -> None:
         self._lanes[lane] = account

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from steelyard.errors import BadRequest
 from steelyard.link.port import CallRequest, Failure, SignedOffer
 from steelyard.protocol.hashing import ZERO32
@@ -31,10 +33,10 @@ class NodeService:
     max_calls: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """An order that is fit to run."""
 
+    offered: NodeService
     order_hash: bytes
     request: Request
     quote: Quote
@@ -85,7 +87,7 @@ def check_order(
         return Failure("invalid_request", error.message[:1024], is_retryable=False)
     if call_cost(quote.max_units_in, quote.max_units_out, order.price_in, order.price_out) > order.max_cost:
         return _bad(f"the order's highest cost of {order.max_cost} nano doesn't cover the quote")
-    return Taken(order.struct_hash(), request, quote)
+    return Taken(offered, order.struct_hash(), request, quote)
 
 
 def _bad(message: str) -> Failure:

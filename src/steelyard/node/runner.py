@@ -1,8 +1,9 @@
 """Runs one order: from chunks to pieces, and to the receipt or the failure that ends it.
 
 1. A stream's pieces leave as they come; any other answer leaves as one piece with its receipt.
-2. An answer that was cut (the caller hung up, the deadline passed, the engine failed) is billed for exactly what left.
-3. No more units than the quote are ever billed: a kind that yields more is stopped.
+2. A kind that knows a whole answer at once gives it within the turn of the loop that brought the order.
+3. An answer that was cut (the caller hung up, the deadline passed, the engine failed) is billed for exactly what left.
+4. No more units than the quote are ever billed: a kind that yields more is stopped.
 
 Law: docs/spec/node.md, section 3.
 """
@@ -15,18 +16,52 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 
 from steelyard.errors import BadMessage, BadRequest, Fault, SteelyardError, TooLarge
 from steelyard.link.port import CallRequest, Failure, GatewayLink, Piece
-from steelyard.node.orders import NodeService, Taken
+from steelyard.node.orders import Taken
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.messages import FinishReason, Receipt, content_hash
 from steelyard.protocol.pricing import call_cost
 from steelyard.services.details import join_details
-from steelyard.services.port import Chunk, Context
+from steelyard.services.port import Chunk, Context, Quote
 
 _log = structlog.get_logger("steelyard.node")
+
+
+def answer_at_once(
+    link: GatewayLink, call: CallRequest, taken: Taken, now_ms: Callable[[], int]
+) -> Receipt | Failure | None:
+    """End a call that doesn't stream, if its kind knows the answer without waiting; None: it has to be run.
+
+    Returns what was sent: the receipt, or the failure for which nothing is billed.
+    """
+    answer_now = getattr(taken.offered.service, "answer_now", None)
+    if answer_now is None:
+        return None
+    order, started_ms = call.order, now_ms()
+    try:
+        chunk: Chunk | None = answer_now(taken.request, Context(order.call_id, order.sampler_seed))
+        if chunk is None:
+            return None
+        _check_units(chunk.units_in, chunk.units_out, taken.quote)
+        if chunk.finish is None:
+            raise Fault("the service ended without a finish reason")
+    except Exception as error:  # a plug-in may raise anything: it fails its own call, never the node
+        failure = _as_failure(error, order.call_id)
+        link.send_fail(order.call_id, failure)
+        return failure
+    piece = Piece(chunk.content, chunk.units_in, chunk.units_out, chunk.detail)
+    receipt = _build_receipt(call, taken, piece, chunk.finish, started_ms, now_ms())
+    try:
+        link.send_done(order.call_id, receipt, piece)
+    except (TooLarge, BadMessage) as error:
+        failure = _unsendable(error, order.call_id)
+        link.send_fail(order.call_id, failure)
+        return failure
+    return receipt
 
 
 @dataclass(slots=True)
@@ -58,7 +93,7 @@ class Run:
     """One order at work; `start` makes its task, `cancel` ends it early.
 
     Args:
-        link, call: where it came from. offered, taken: what `check_order` found. is_stream: pieces as they come.
+        link, call: where it came from. taken: what `check_order` found. is_stream: pieces as they come.
         on_end: called once with the receipt, or None if nothing is billed. now_ms: Unix milliseconds.
     """
 
@@ -66,7 +101,6 @@ class Run:
         self,
         link: GatewayLink,
         call: CallRequest,
-        offered: NodeService,
         taken: Taken,
         *,
         is_stream: bool,
@@ -76,7 +110,6 @@ class Run:
         self.link = link
         self.call = call
         self.taken = taken
-        self._offered = offered
         self._is_stream = is_stream
         self._on_end = on_end
         self._now_ms = now_ms
@@ -124,23 +157,16 @@ class Run:
             if self._stopped is None:
                 raise
             return self._stopped
-        except BadRequest as error:
-            return Failure("invalid_request", error.message[:1024], is_retryable=False)
-        except SteelyardError as error:
-            return Failure("engine_error", error.message[:1024])
         except Exception as error:  # a plug-in may raise anything: it fails its own call, never the node
-            _log.exception("service_failed", call_id=self.call.order.call_id.hex())
-            return Failure("engine_error", f"the service failed: {type(error).__name__}")
+            return _as_failure(error, self.call.order.call_id)
         return None
 
     async def _produce(self) -> None:
         order, quote, answer = self.call.order, self.taken.quote, self._answer
         context = Context(order.call_id, order.sampler_seed)
-        async with aclosing(self._offered.service.run(self.taken.request, context)) as chunks:
+        async with aclosing(self.taken.offered.service.run(self.taken.request, context)) as chunks:
             async for chunk in chunks:
-                units_in, units_out = answer.units_in + chunk.units_in, answer.units_out + chunk.units_out
-                if not (0 <= units_in <= quote.max_units_in and 0 <= units_out <= quote.max_units_out):
-                    raise Fault(f"the service used {units_in}/{units_out} units, its quote was {quote}")
+                _check_units(answer.units_in + chunk.units_in, answer.units_out + chunk.units_out, quote)
                 if self._is_stream:
                     piece = Piece(chunk.content, chunk.units_in, chunk.units_out, chunk.detail)
                     # counted once it is sent: the gateway bills exactly what it got, and so do we
@@ -160,12 +186,15 @@ class Run:
         if finish is None:
             is_hung_up = failure is not None and failure.code == "cancelled"
             finish = FinishReason.CANCELLED if is_hung_up else FinishReason.ERROR
-        receipt = self._receipt(finish)
+        answer, call_id = self._answer, self.call.order.call_id
+        piece = Piece(b"".join(answer.contents), answer.units_in, answer.units_out)
+        receipt = _build_receipt(self.call, self.taken, piece, finish, self._started_ms, self._now_ms())
         try:
-            self.link.send_done(self.call.order.call_id, receipt, None if self._is_stream else self._piece())
+            if answer.details and not self._is_stream:
+                piece = msgspec.structs.replace(piece, detail=join_details(answer.details))
+            self.link.send_done(call_id, receipt, None if self._is_stream else piece)
         except (TooLarge, BadMessage) as error:
-            _log.error("answer_unsendable", call_id=self.call.order.call_id.hex(), reason=error.message)
-            self._fail(Failure("engine_error", error.message[:1024]))
+            self._fail(_unsendable(error, call_id))
             return
         self._on_end(self, receipt)
 
@@ -173,21 +202,39 @@ class Run:
         self.link.send_fail(self.call.order.call_id, failure)
         self._on_end(self, None)
 
-    def _piece(self) -> Piece:
-        answer = self._answer
-        return Piece(b"".join(answer.contents), answer.units_in, answer.units_out, join_details(answer.details))
 
-    def _receipt(self, finish: FinishReason) -> Receipt:
-        order, answer = self.call.order, self._answer
-        return Receipt(
-            order_hash=self.taken.order_hash,
-            part=0,
-            response_hash=content_hash(self.call.salt, b"".join(answer.contents)),
-            evidence_hash=ZERO32,
-            units_in=answer.units_in,
-            units_out=answer.units_out,
-            cost=call_cost(answer.units_in, answer.units_out, order.price_in, order.price_out),
-            started_ms=self._started_ms,
-            finished_ms=max(self._now_ms(), self._started_ms),
-            finish_reason=int(finish),
-        )
+def _build_receipt(
+    call: CallRequest, taken: Taken, piece: Piece, finish: FinishReason, started_ms: int, now_ms: int
+) -> Receipt:
+    order, units_in, units_out = call.order, piece.units_in, piece.units_out
+    return Receipt(
+        order_hash=taken.order_hash,
+        part=0,
+        response_hash=content_hash(call.salt, piece.content),
+        evidence_hash=ZERO32,
+        units_in=units_in,
+        units_out=units_out,
+        cost=call_cost(units_in, units_out, order.price_in, order.price_out),
+        started_ms=started_ms,
+        finished_ms=max(now_ms, started_ms),
+        finish_reason=int(finish),
+    )
+
+
+def _check_units(units_in: int, units_out: int, quote: Quote) -> None:
+    if not (0 <= units_in <= quote.max_units_in and 0 <= units_out <= quote.max_units_out):
+        raise Fault(f"the service used {units_in}/{units_out} units, its quote was {quote}")
+
+
+def _as_failure(error: Exception, call_id: bytes) -> Failure:
+    if isinstance(error, BadRequest):
+        return Failure("invalid_request", error.message[:1024], is_retryable=False)
+    if isinstance(error, SteelyardError):
+        return Failure("engine_error", error.message[:1024])
+    _log.error("service_failed", call_id=call_id.hex(), exc_info=error)
+    return Failure("engine_error", f"the service failed: {type(error).__name__}")
+
+
+def _unsendable(error: SteelyardError, call_id: bytes) -> Failure:
+    _log.error("answer_unsendable", call_id=call_id.hex(), reason=error.message)
+    return Failure("engine_error", error.message[:1024])

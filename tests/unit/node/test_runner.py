@@ -86,11 +86,10 @@ def _run(
         order = build_order(b"\x01" * 16, deadline_ms)
         call = CallRequest(order, b"\x00" * 16, SALT, "echo", b"")
         offered = NodeService(service, frozenset({"echo"}), build_offer())  # type: ignore[arg-type]
-        taken = Taken(order.struct_hash(), Request(api="echo", model="m"), Quote(10, 10))
+        taken = Taken(offered, order.struct_hash(), Request(api="echo", model="m"), Quote(10, 10))
         run = Run(
             here,  # type: ignore[arg-type]
             call,
-            offered,
             taken,
             is_stream=is_stream,
             on_end=lambda run, receipt: ended.append(receipt),
