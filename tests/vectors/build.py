@@ -147,9 +147,34 @@ def build_pricing() -> dict[str, Any]:
     }
 
 
+def build_evidence() -> dict[str, Any]:
+    """Return blobs at the edges of a chunk with their items and root, by the plain recursive definition."""
+    cases = []
+    for size in (0, 1, 1023, 1024, 1025, 2048, 2049, 3072, 5000):
+        blob = bytes(keccak(b"evidence %d" % (at // 32))[at % 32] for at in range(size))
+        items = [keccak((at // 1024).to_bytes(32, "big") + blob[at : at + 1024]) for at in range(0, size, 1024)]
+        level = [keccak(keccak(item)) for item in items]
+        while len(level) > 1:
+            odd = level[-1:] if len(level) % 2 else []
+            pairs = zip(level[::2], level[1::2], strict=False)
+            level = [keccak(min(pair) + max(pair)) for pair in pairs] + odd
+        root = level[0] if level else b"\x00" * 32
+        cases.append(
+            {"blob": "0x" + blob.hex(), "items": ["0x" + item.hex() for item in items], "root": "0x" + root.hex()}
+        )
+    return {"chunk_bytes": 1024, "cases": cases}
+
+
 def main() -> None:
     """Write every vector file beside this script."""
-    for name, content in (("messages", build_messages()), ("merkle", build_merkle()), ("pricing", build_pricing())):
+    builders = {
+        "messages": build_messages,
+        "merkle": build_merkle,
+        "pricing": build_pricing,
+        "evidence": build_evidence,
+    }
+    for name, build in builders.items():
+        content = build()
         (HERE / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
