@@ -47,7 +47,7 @@ class Credit:
         """Take an order on if it fits the window; else say why it doesn't."""
         if self.distrust:
             return Failure("credit_window", f"no credit: {self.distrust}", retry_after_s=5.0)
-        if self.exposure + max_cost > self.window:
+        if self.served - self.paid + self.reserved + max_cost > self.window:
             return Failure(
                 "credit_window",
                 f"{format_yard(self.exposure)} YARD of a credit window of {format_yard(self.window)} stand open, the "

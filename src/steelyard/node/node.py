@@ -161,7 +161,7 @@ class Node:
         if isinstance(account, Failure):
             link.send_fail(order.call_id, account)
             return
-        ended = None if is_stream else answer_at_once(link, request, taken, self._parts.now_ms)
+        ended = None if is_stream else answer_at_once(link, request, taken, now_ms, self._parts.now_ms)
         if ended is None:
             self._start(link, request, taken, account, is_stream=is_stream)
         else:
@@ -239,7 +239,7 @@ class Node:
         account = self._lanes.get(lane)
         if self._is_stopping:
             return Failure("busy", "this provider is stopping")
-        service_runs = self._runs_by_service[order.service_id]
+        service_runs = self._runs_by_service.get(order.service_id, 0)
         if len(self._runs) >= settings.max_calls or service_runs >= (offered.max_calls or settings.max_calls):
             return Failure("busy", f"{service_runs} calls to this service are in flight here", retry_after_s=1.0)
         if self._lost and lane in self._lost:

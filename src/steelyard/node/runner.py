@@ -32,7 +32,7 @@ _log = structlog.get_logger("steelyard.node")
 
 
 def answer_at_once(
-    link: GatewayLink, call: CallRequest, taken: Taken, now_ms: Callable[[], int]
+    link: GatewayLink, call: CallRequest, taken: Taken, started_ms: int, now_ms: Callable[[], int]
 ) -> Receipt | Failure | None:
     """End a call that doesn't stream, if its kind knows the answer without waiting; None: it has to be run.
 
@@ -41,7 +41,7 @@ def answer_at_once(
     answer_now = getattr(taken.offered.service, "answer_now", None)
     if answer_now is None:
         return None
-    order, started_ms = call.order, now_ms()
+    order = call.order
     try:
         chunk: Chunk | None = answer_now(taken.request, Context(order.call_id, order.sampler_seed))
         if chunk is None:

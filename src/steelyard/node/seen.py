@@ -30,14 +30,18 @@ class SeenCalls:
 
     def take(self, call_id: bytes, deadline_ms: int, now_ms: int) -> Failure | None:
         """Remember a call (untrusted), or say why it isn't taken: seen before, or too many to remember."""
-        self._expire(now_ms)
+        if now_ms // 1000 > self._expired_s:
+            self._expire(now_ms // 1000)
         if call_id in self._seconds:
             return Failure("bad_order", "this call was taken before", is_retryable=False)
         if len(self._seconds) >= self._capacity:
             return Failure("busy", f"{len(self._seconds)} calls are before their deadline here", retry_after_s=5.0)
         second = (deadline_ms + self._slack_ms) // 1000 + 1
         self._seconds[call_id] = second
-        self._by_second.setdefault(second, set()).add(call_id)
+        bucket = self._by_second.get(second)
+        if bucket is None:
+            bucket = self._by_second[second] = set()
+        bucket.add(call_id)
         return None
 
     def forget(self, call_id: bytes) -> None:
@@ -46,10 +50,7 @@ class SeenCalls:
         if second is not None:
             self._by_second[second].discard(call_id)
 
-    def _expire(self, now_ms: int) -> None:
-        now_s = now_ms // 1000
-        if now_s <= self._expired_s:
-            return
+    def _expire(self, now_s: int) -> None:
         self._expired_s = now_s
         for second in [second for second in self._by_second if second <= now_s]:
             for call_id in self._by_second.pop(second):

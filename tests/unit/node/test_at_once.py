@@ -65,7 +65,7 @@ def _order(service: object) -> tuple[CallRequest, Taken]:
 
 def _at_once(service: object, link: _Link) -> Receipt | Failure | None:
     call, taken = _order(service)
-    return answer_at_once(link, call, taken, lambda: 1_000)  # type: ignore[arg-type]
+    return answer_at_once(link, call, taken, 1_000, lambda: 1_000)  # type: ignore[arg-type]
 
 
 def _by_run(service: object, link: _Link) -> Receipt | None:
