@@ -75,7 +75,8 @@ class TextRequests:
     def _parse_chat(self, body: ChatBody) -> Request:
         input_bytes, prefix, open_prefix = 0, [], True
         for index, message in enumerate(body.messages):
-            if message.content is None and message.role != "assistant":
+            content = message.content
+            if content is None and message.role != "assistant":
                 raise BadRequest(f"`messages[{index}].content` is null: write text", param=f"messages[{index}].content")
             if (message.role == "tool" or message.tool_calls) and not self._has_tools:
                 raise BadRequest(
@@ -83,7 +84,8 @@ class TextRequests:
                     code="unsupported_parameter",
                     param=f"messages[{index}]",
                 )
-            data = f"{message.role}\n{message.name or ''}{message.text}".encode()
+            text = content if type(content) is str else message.text
+            data = f"{message.role}\n{message.name or ''}{text}".encode()
             input_bytes += len(data)
             if message.tool_calls or message.tool_call_id:
                 input_bytes += len(msgspec.json.encode((message.tool_calls, message.tool_call_id)))
