@@ -48,6 +48,7 @@ def call_row(number: int, lane: Lane | None = None, *, cost_nano: int = 7, key_i
 def receipt_row(number: int, *, cost_nano: int = 7) -> ReceiptRow:
     """Return a receipt as the node keeps it; its hashes are those of the call with the same number."""
     return ReceiptRow(
+        call_id=digest("call", number)[:16],
         order_hash=digest("order", number),
         part=0,
         receipt_hash=digest("receipt", number),

@@ -44,8 +44,7 @@ async def fill(database: Database, call_count: int = 10) -> None:
     for number in range(call_count):
         writer.submit(calls.insert_call(call_row(number, lane)))
     await writer.flush()
-    leaves, orders = [digest("receipt", n) for n in (0, 1)], [digest("order", n) for n in (0, 1)]
-    writer.submit(lanes.record_batch(state, batch, leaves, orders, now_ms=1))
+    writer.submit(lanes.record_batch(state, batch, [digest("receipt", n) for n in (0, 1)], now_ms=1))
     writer.submit(node_ledger.record_batch(state, batch, [receipt_row(0), receipt_row(1)], now_ms=1))
     await writer.flush()
     writer.submit(lanes.record_voucher(voucher_for(state), now_ms=1))
@@ -115,7 +114,7 @@ def test_backup_is_one_snapshot_of_a_database_in_use(kind: str, tmp_path: Path) 
                 state = fresh(lane)
                 while not is_done:
                     state, batch = next_batch(state, 1, 7)
-                    await writer.submit_flushed(lanes.record_batch(state, batch, [state.head], [], now_ms=1))
+                    await writer.submit_flushed(lanes.record_batch(state, batch, [state.head], now_ms=1))
 
             task = asyncio.create_task(write_on())
             await asyncio.sleep(0.1)

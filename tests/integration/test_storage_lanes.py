@@ -46,8 +46,7 @@ async def refuse(writer: GroupWriter, operation: Operation) -> None:
 def batch_of(state: LaneState, signed: SignedBatch, first: int, count: int) -> Operation:
     """Return the gateway's write of a batch of the calls `first` to `first + count - 1`."""
     numbers = range(first, first + count)
-    receipts, orders = [digest("receipt", n) for n in numbers], [digest("order", n) for n in numbers]
-    return lanes.record_batch(state, signed, receipts, orders, now_ms=1)
+    return lanes.record_batch(state, signed, [digest("receipt", n) for n in numbers], now_ms=1)
 
 
 def test_gateway_lane_is_found_again_as_it_was_left(kind: str) -> None:
@@ -80,12 +79,58 @@ def test_gateway_lane_is_found_again_as_it_was_left(kind: str) -> None:
             assert [batch.total_count for batch in await lanes.load_batches(database, lane, after_seq=1)] == [67]
             assert await lanes.last_voucher(database, lane) == voucher_for(states[1])
             assert await lanes.last_voucher(database, other) is None
-            (placed,) = await calls.find_call(database, call_row(65).call_id)
-            assert placed == msgspec.structs.replace(call_row(65, lane), batch_seq=2, leaf_index=1)
-            (last,) = await calls.find_call(database, call_row(63).call_id)
-            assert (last.batch_seq, last.leaf_index) == (1, 63)
-            waiting = await calls.unplaced_calls(database, lane.key)
-            assert sorted(call.created_ms for call in waiting) == [call_row(n).created_ms for n in (67, 68, 69)]
+
+    asyncio.run(main())
+
+
+def test_call_is_found_in_the_batch_that_proves_its_receipt(kind: str) -> None:
+    """Batch and leaf are found after where the lane stood at the receipt; a receipt that no batch holds has none."""
+
+    async def main() -> None:
+        async with open_both(kind) as (database, writer):
+            lane, other = lane_of(1), lane_of(2)
+            state, states = fresh(lane), []
+            writer.submit(lanes.open_lane(lane, "gateway-0", now_ms=5))
+            writer.submit(lanes.open_lane(other, "gateway-0", now_ms=6))
+            for seq, count in ((1, 64), (2, 3), (3, 1)):
+                state, batch = next_batch(state, count, count * 7)
+                states.append(state)
+                first = {1: 0, 2: 64, 3: 66}[seq]  # the third repeats the last one of the second
+                await writer.submit_flushed(batch_of(state, batch, first, count))
+            places = {}
+            for number, after_seq in ((0, 0), (63, 0), (65, 0), (65, 1), (66, 2), (65, 2), (67, 0)):
+                row = msgspec.structs.replace(call_row(number, lane), after_seq=after_seq)
+                found = await lanes.find_place(database, lane, row)
+                places[number, after_seq] = found and (found[0].signed.batch.seq, found[0].head, found[1])
+            heads = [state.head for state in states]
+            assert places == {
+                (0, 0): (1, heads[0], 0),
+                (63, 0): (1, heads[0], 63),
+                (65, 0): (2, heads[1], 1),
+                (65, 1): (2, heads[1], 1),
+                (66, 2): (3, heads[2], 0),
+                (65, 2): None,
+                (67, 0): None,
+            }
+            assert await lanes.find_place(database, other, call_row(0, other)) is None
+            failed = msgspec.structs.replace(call_row(0, lane), receipt_hash=None)
+            assert await lanes.find_place(database, lane, failed) is None
+
+    asyncio.run(main())
+
+
+def test_receipt_seen_across_two_leaves_is_in_no_batch(kind: str) -> None:
+    """Bytes that only stand over the border of two hashes are no leaf."""
+
+    async def main() -> None:
+        async with open_both(kind) as (database, writer):
+            lane = lane_of(1)
+            state, batch = next_batch(fresh(lane), 2, 14)
+            writer.submit(lanes.open_lane(lane, "gateway-0", now_ms=5))
+            await writer.submit_flushed(batch_of(state, batch, 0, 2))
+            across = (digest("receipt", 0) + digest("receipt", 1))[16:48]
+            row = msgspec.structs.replace(call_row(0, lane), receipt_hash=across)
+            assert await lanes.find_place(database, lane, row) is None
 
     asyncio.run(main())
 

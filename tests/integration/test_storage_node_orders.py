@@ -36,6 +36,7 @@ def test_recent_orders_are_those_batched_since(kind: str) -> None:
                 after, signed = extend_lane(state, ids, [5, 5], PROVIDER_KEY, DOMAIN)
                 rows = [
                     ReceiptRow(
+                        order.call_id,
                         order.struct_hash(),
                         0,
                         receipt_id,

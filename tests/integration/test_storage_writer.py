@@ -85,7 +85,7 @@ def test_refused_operations_leave_the_rest_of_their_group(kind: str) -> None:
         async with open_both(kind) as (database, writer, told):
             await writer.submit_flushed(insert_call(call_row(3)))
             strange = insert_call(call_row(100))
-            too_large = Operation(((strange.steps[0][0], (*strange.steps[0][1][:12], 2**63, 0, 0, None, None)),))
+            too_large = Operation(((strange.steps[0][0], (*strange.steps[0][1][:12], 2**63, 0, 0, 0)),))
             too_short = Operation(((strange.steps[0][0], strange.steps[0][1][:5]),))
             for number in range(6):
                 writer.submit(insert_call(call_row(number)))

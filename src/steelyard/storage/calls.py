@@ -1,8 +1,10 @@
 """The gateway's calls: one row per order that reached a provider, written when it ended.
 
-1. An order is paid for once: its hash is the key, a second row with it is a failed insert. A receipt that comes late
-   fills a row that has none.
-2. `batch_seq` and `leaf_index` are filled in once, by the batch that proves the receipt (`lanes.record_batch`).
+1. An order is paid for once: its call id and hash are the key, a second row with them is a failed insert. The call id
+   is inside the hash, so the hash alone decides; it comes first because it is led by the gateway's clock. A receipt
+   that comes late fills a row that has none.
+2. A row is not touched again when a batch proves its receipt: `after_seq` says where the lane stood when the receipt
+   came, and the batch is one of those after it (`lanes.find_place`).
 3. No prompt and no answer is kept here: hashes, numbers and the salt that opens the hashes for the client.
 
 Law: docs/spec/storage.md, section 6.
@@ -13,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, select, update
+from sqlalchemy import bindparam, func, select, tuple_, update
 
 from steelyard.storage.amounts import checked_nano
 from steelyard.storage.database import Database
@@ -24,15 +26,29 @@ _INSERT = insert_into(calls)
 _FILL = Statement(
     "fill calls",
     update(calls)
-    .where(calls.c.order_hash == bindparam("of_order"), calls.c.receipt_hash.is_(None))
+    .where(
+        calls.c.call_id == bindparam("of_call"),
+        calls.c.order_hash == bindparam("of_order"),
+        calls.c.receipt_hash.is_(None),
+    )
     .values(
         status=bindparam("to_status"),
         receipt_hash=bindparam("to_receipt_hash"),
         receipt_bytes=bindparam("to_receipt_bytes"),
         cost_nano=bindparam("to_cost"),
         finished_ms=bindparam("to_finished"),
+        after_seq=bindparam("to_after_seq"),
     ),
-    ("of_order", "to_status", "to_receipt_hash", "to_receipt_bytes", "to_cost", "to_finished"),
+    (
+        "of_call",
+        "of_order",
+        "to_status",
+        "to_receipt_hash",
+        "to_receipt_bytes",
+        "to_cost",
+        "to_finished",
+        "to_after_seq",
+    ),
 )
 
 
@@ -45,6 +61,7 @@ class CallRow(msgspec.Struct, frozen=True):
         run_id: the run of the gateway process whose slices paid for it. salt: 32 bytes, None if it is lost.
         order_bytes, receipt_bytes: msgpack of `Order` and `Receipt`. cost_nano: 0 without a receipt.
         status: `done`, `cut`, `failed`, or another word of the gateway's.
+        after_seq: how many batches the lane had when the receipt came; its own batch is a later one.
     """
 
     order_hash: bytes
@@ -62,8 +79,7 @@ class CallRow(msgspec.Struct, frozen=True):
     cost_nano: int
     created_ms: int
     finished_ms: int
-    batch_seq: int | None = None
-    leaf_index: int | None = None
+    after_seq: int = 0
 
 
 def insert_call(row: CallRow) -> Operation:
@@ -79,14 +95,14 @@ def insert_call(row: CallRow) -> Operation:
 def fill_call(row: CallRow) -> Operation:
     """Return the write of a receipt that came after its call's row was given up as lost.
 
-    Its status, receipt, cost and finish are set; it fails if there is no row, or one that has a receipt.
+    Its status, receipt, cost, finish and `after_seq` are set; it fails if there is no row, or one that has a receipt.
 
     Raises:
         BadRequest: its cost is more than the database can hold.
     """
     cost = checked_nano(row.cost_nano, "cost_nano")
-    filled = (row.order_hash, row.status, row.receipt_hash, row.receipt_bytes, cost, row.finished_ms)
-    return Operation(((_FILL, filled),))
+    receipt = (row.receipt_hash, row.receipt_bytes, cost, row.finished_ms, row.after_seq)
+    return Operation(((_FILL, (row.call_id, row.order_hash, row.status, *receipt)),))
 
 
 async def find_call(database: Database, call_id: bytes) -> list[CallRow]:
@@ -113,16 +129,9 @@ async def list_calls(
         return [CallRow(*row) for row in await connection.execute(query)]
 
 
-async def unplaced_calls(database: Database, lane_key: bytes) -> list[CallRow]:
-    """Return a lane's calls that have a receipt but no batch yet: what a restarted gateway waits for."""
-    waits = and_(calls.c.lane_key == lane_key, calls.c.batch_seq.is_(None), calls.c.receipt_hash.is_not(None))
-    async with database.read() as connection:
-        return [CallRow(*row) for row in await connection.execute(select(calls).where(waits))]
-
-
-async def known_orders(database: Database, order_hashes: Sequence[bytes]) -> dict[bytes, CallRow]:
-    """Return those of the orders that have a row, by order hash: what must not be counted twice."""
-    query = select(calls).where(calls.c.order_hash.in_(order_hashes))
+async def known_orders(database: Database, orders: Sequence[tuple[bytes, bytes]]) -> dict[bytes, CallRow]:
+    """Return those of the orders (call id and hash) that have a row, by hash: what must not be counted twice."""
+    query = select(calls).where(tuple_(calls.c.call_id, calls.c.order_hash).in_(orders))
     async with database.read() as connection:
         return {row[0]: CallRow(*row) for row in await connection.execute(query)}
 

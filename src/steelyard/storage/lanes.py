@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import bindparam, case, literal_column, select, update
+from sqlalchemy import ColumnElement, bindparam, func, select, update
 
 from steelyard.protocol.hashing import ZERO32
-from steelyard.protocol.lanes import MAX_BATCH_CALLS, LaneState, SignedBatch, SignedVoucher
+from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher
 from steelyard.protocol.messages import Lane
 from steelyard.storage.amounts import checked_nano
+from steelyard.storage.calls import CallRow
 from steelyard.storage.database import Database
 from steelyard.storage.lane_rows import (
     StoredBatch,
@@ -30,7 +31,7 @@ from steelyard.storage.lane_rows import (
     voucher_row,
 )
 from steelyard.storage.operations import Operation, Statement, insert_into
-from steelyard.storage.schema import batches, calls, lanes, vouchers
+from steelyard.storage.schema import batches, lanes, vouchers
 
 _INSERT_LANE = insert_into(lanes)
 _INSERT_BATCH = insert_into(batches)
@@ -52,23 +53,6 @@ _ADVANCE = Statement(
         batched_count=bindparam("to_count"),
     ),
     ("in_lane", "after_seq", "after_head", "to_seq", "to_head", "to_cumulative", "to_count"),
-)
-# One statement places a whole batch: its calls' orders are parameters, padded with what no order hashes to.
-_ORDERS = tuple(f"order_{leaf}" for leaf in range(MAX_BATCH_CALLS))
-_NO_ORDER = b""
-_PLACE = Statement(
-    "place calls",
-    update(calls)
-    .where(calls.c.order_hash.in_([bindparam(name) for name in _ORDERS]), calls.c.batch_seq.is_(None))
-    .values(
-        batch_seq=bindparam("to_seq"),
-        leaf_index=case(
-            {bindparam(name): literal_column(str(leaf)) for leaf, name in enumerate(_ORDERS)},
-            value=calls.c.order_hash,
-        ),
-    ),
-    ("to_seq", *_ORDERS),
-    must_change=False,  # a call whose row was lost is no reason to lose the batch
 )
 _SIGN = Statement(
     "sign lanes",
@@ -120,24 +104,20 @@ def give_lane(lane: Lane, process: str) -> Operation:
     return Operation(((_GIVE, (lane.key, process)),))
 
 
-def record_batch(
-    state: LaneState, signed: SignedBatch, receipts: Sequence[bytes], orders: Sequence[bytes], *, now_ms: int
-) -> Operation:
-    """Return the write of a batch, of its lane's advance, and of its calls' places.
+def record_batch(state: LaneState, signed: SignedBatch, receipts: Sequence[bytes], *, now_ms: int) -> Operation:
+    """Return the write of a batch and of its lane's advance; its calls' rows stay as they are.
 
     Args:
-        state: the lane after the batch, from `protocol.lanes.follow_lane`.
-        receipts: the batch's leaves in order. orders: their order hashes; calls without a row are passed over.
+        state: the lane after the batch, from `protocol.lanes.follow_lane`. receipts: the batch's leaves in order.
 
     Raises:
         BadRequest: a total beyond what the database can hold.
     """
     batch = signed.batch
     key = state.lane.key
-    place = (batch.seq, *orders, *(_NO_ORDER,) * (MAX_BATCH_CALLS - len(orders)))
     row = batch_row(state, signed, receipts, now_ms)
     advance = (key, batch.seq - 1, batch.prev_head, batch.seq, state.head, batch.cumulative, state.count)
-    return Operation(((_INSERT_BATCH, row), (_ADVANCE, advance), (_PLACE, place)))
+    return Operation(((_INSERT_BATCH, row), (_ADVANCE, advance)))
 
 
 def record_voucher(signed: SignedVoucher, *, now_ms: int) -> Operation:
@@ -187,6 +167,28 @@ async def load_batches(database: Database, lane: Lane, *, after_seq: int = 0, li
     async with database.read() as connection:
         rows = (await connection.execute(select(batches).where(*where).order_by(batches.c.seq).limit(limit))).all()
     return [read_batch(lane, row) for row in rows]
+
+
+async def find_place(database: Database, lane: Lane, row: CallRow) -> tuple[StoredBatch, int] | None:
+    """Return the batch that proves a call's receipt and the receipt's place in it, or None while there is none.
+
+    Args:
+        lane: the call's. row: its row; the batches after its `after_seq` are searched, usually it is the first.
+    """
+    receipt = row.receipt_hash
+    if receipt is None:
+        return None
+    where = (batches.c.lane_key == lane.key, batches.c.seq > row.after_seq, _holds(database, receipt))
+    async with database.read() as connection:
+        found = [read_batch(lane, batch) for batch in await connection.execute(select(batches).where(*where))]
+    # A hash may be seen across two leaves too, once in 2^248 times: the leaf decides.
+    return next(((batch, batch.leaves.index(receipt)) for batch in found if receipt in batch.leaves), None)
+
+
+def _holds(database: Database, receipt: bytes) -> ColumnElement[bool]:
+    if database.kind == "sqlite":
+        return func.instr(batches.c.leaves, receipt) > 0
+    return func.position(bindparam(None, receipt).op("IN")(batches.c.leaves)) > 0
 
 
 async def last_voucher(database: Database, lane: Lane) -> SignedVoucher | None:

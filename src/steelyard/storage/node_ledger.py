@@ -105,6 +105,7 @@ class NodeLane(msgspec.Struct, frozen=True):
 class ReceiptRow(msgspec.Struct, frozen=True):
     """A receipt with what a gateway that lost its memory needs in order to honour it (msgpack of Order, Receipt)."""
 
+    call_id: bytes
     order_hash: bytes
     part: int
     receipt_hash: bytes

@@ -49,7 +49,7 @@ calls = _table(
     "calls",
     """order_hash blob, call_id blob, key_id text, run_id blob, provider blob, service_id blob, lane_key blob,
     order_bytes blob, salt blob, status text, receipt_hash blob, receipt_bytes blob, cost_nano int, created_ms int,
-    finished_ms int, batch_seq int, leaf_index int""",
+    finished_ms int, after_seq int""",
 )
 idempotency = _table(
     "idempotency",
@@ -66,8 +66,8 @@ node_lanes = _table(
 node_batches = _table("node_batches", _BATCH)
 node_receipts = _table(
     "node_receipts",
-    """order_hash blob, part int, receipt_hash blob, order_bytes blob, tag blob, receipt_bytes blob, cost_nano int,
-    lane_key blob, batch_seq int, leaf_index int""",
+    """call_id blob, order_hash blob, part int, receipt_hash blob, order_bytes blob, tag blob, receipt_bytes blob,
+    cost_nano int, lane_key blob, batch_seq int, leaf_index int""",
 )
 node_vouchers = _table("node_vouchers", _VOUCHER)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from steelyard.storage.migrations import m0001_first
+from steelyard.storage.migrations import m0001_first, m0002_append
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +29,7 @@ class Migration:
         return hashlib.sha256("\x00".join(self.statements).encode()).hexdigest()
 
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "first", m0001_first.STATEMENTS),)
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "first", m0001_first.STATEMENTS),
+    Migration(2, "append", m0002_append.STATEMENTS),
+)
