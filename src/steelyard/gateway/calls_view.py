@@ -24,7 +24,7 @@ from steelyard.protocol.merkle import build_proof
 from steelyard.protocol.messages import FinishReason, Grade, Message, Order, Receipt
 from steelyard.storage.calls import CallRow, find_call, list_calls
 from steelyard.storage.database import Database
-from steelyard.storage.lanes import last_voucher, load_batches
+from steelyard.storage.lanes import find_place, last_voucher
 from steelyard.storage.writer import GroupWriter
 
 MAX_PAGE = 200
@@ -112,19 +112,20 @@ class CallsView:
             "batch": None,
             "voucher": None,
         }
-        if row.batch_seq is None or row.leaf_index is None:
+        place = await find_place(self._database, order.lane, row)
+        if place is None:
             return shown
-        for stored in await load_batches(self._database, order.lane, after_seq=row.batch_seq - 1, limit=1):
-            shown["batch"] = {
-                **fields_of(stored.signed.batch),
-                "head": format_hex(stored.head),
-                "signature": format_hex(stored.signed.signature),
-                "leaf_index": row.leaf_index,
-                "proof": [format_hex(step) for step in build_proof(stored.leaves, row.leaf_index)],
-            }
-            voucher = await last_voucher(self._database, order.lane)
-            if voucher is not None and voucher.voucher.count >= stored.total_count:
-                shown["voucher"] = _voucher_fields(voucher)
+        stored, leaf_index = place
+        shown["batch"] = {
+            **fields_of(stored.signed.batch),
+            "head": format_hex(stored.head),
+            "signature": format_hex(stored.signed.signature),
+            "leaf_index": leaf_index,
+            "proof": [format_hex(step) for step in build_proof(stored.leaves, leaf_index)],
+        }
+        voucher = await last_voucher(self._database, order.lane)
+        if voucher is not None and voucher.voucher.count >= stored.total_count:
+            shown["voucher"] = _voucher_fields(voucher)
         return shown
 
 

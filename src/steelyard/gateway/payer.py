@@ -28,9 +28,10 @@ from steelyard.link.port import LaneClaim, LeafEntry, ProviderLink
 from steelyard.protocol.lanes import LaneState, SignedBatch, follow_lane, sign_voucher
 from steelyard.protocol.messages import TAG_PURPOSE, Lane
 from steelyard.protocol.signing import Domain, SigningKey, require_signer
-from steelyard.storage.calls import CallRow, known_orders, unplaced_calls
+from steelyard.storage.calls import CallRow, known_orders
 from steelyard.storage.database import Database
 from steelyard.storage.lanes import (
+    find_place,
     give_lane,
     last_voucher,
     load_batches,
@@ -91,7 +92,7 @@ class Payer:
         self._draw = draw
 
     async def restore(self) -> None:
-        """Load this process's lanes, with the receipts that no batch holds yet and the last voucher of each."""
+        """Load this process's lanes with the last voucher of each; receipts without a batch come again with theirs."""
         process = self._settings.process
         found = [await load_lanes(self._database, process=process + kind) for kind in ("", CLAIMING, CLOSED)]
         for known in (lane for lanes in found for lane in lanes):
@@ -100,9 +101,6 @@ class Payer:
             lane = PayLane(known.state.lane.key, known.state, known.signed_cumulative_nano, known.signed_count)
             lane.is_closed, lane.is_claiming = known.process != process, known.process == process + CLAIMING
             lane.voucher = await last_voucher(self._database, known.state.lane)
-            for row in await unplaced_calls(self._database, lane.key):
-                if row.receipt_hash is not None:
-                    lane.add_receipt(row.call_id, row.order_hash, row.receipt_hash, row.cost_nano)
             for stored in await load_batches(
                 self._database, known.state.lane, after_seq=max(known.state.seq - 64, 0), limit=64
             ):
@@ -308,8 +306,7 @@ class Payer:
             row = rows.get(receipt.order_hash)
             if row is None or row.receipt_hash is None:
                 self._recovery.take(entry, receipt.order_hash, receipt.receipt_hash, row)
-        orders = [receipt.order_hash for receipt in known]
-        self._settlement.submit(record_batch(state, signed, receipts, orders, now_ms=self._settlement.clock_ms()))
+        self._settlement.submit(record_batch(state, signed, receipts, now_ms=self._settlement.clock_ms()))
         lane.advance(state, tuple(call_ids), self._settlement.clock())
         self._metrics.batches += 1
         return True
@@ -339,13 +336,15 @@ class Payer:
     async def _refuse_repeats(self, strangers: Sequence[tuple[LeafEntry, KnownReceipt]]) -> dict[bytes, CallRow]:
         """Refuse orders that are in a batch already or ended otherwise; return the rows that there are."""
         await self._settlement.flush()
-        rows = await known_orders(self._database, [receipt.order_hash for _, receipt in strangers])
-        for _, receipt in strangers:
+        asked = [(entry.order.call_id, receipt.order_hash) for entry, receipt in strangers]
+        rows = await known_orders(self._database, asked)
+        for entry, receipt in strangers:
             row = rows.get(receipt.order_hash)
             if row is None:
                 continue
-            if row.batch_seq is not None:
-                raise BadTotal(f"order 0x{receipt.order_hash.hex()} is in batch {row.batch_seq} already")
+            place = await find_place(self._database, entry.order.lane, row)
+            if place is not None:
+                raise BadTotal(f"order 0x{receipt.order_hash.hex()} is in batch {place[0].signed.batch.seq} already")
             if row.receipt_hash not in (None, receipt.receipt_hash) or row.status.startswith(FAILED):
                 raise BadTotal(f"order 0x{receipt.order_hash.hex()} ended otherwise: {row.status}")
         return rows
