@@ -17,6 +17,10 @@ from steelyard.errors import NotFound
 
 if TYPE_CHECKING:
     from steelyard.storage.calls import CallRow
+    from steelyard.storage.database import Database
+    from steelyard.storage.lane_rows import StoredBatch
+
+    Placed = tuple[CallRow, tuple[StoredBatch, int] | None]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +42,7 @@ def show_all(
     """List the latest calls, newest first."""
     rows = run(_fetch(Invocation.of(context), key, limit))
     if is_json:
-        print_json([describe_call(row) for row in rows])
+        print_json([describe_call(*row) for row in rows])
         return
     if not rows:
         print_line("no call was made yet")
@@ -46,9 +50,9 @@ def show_all(
         return
     print_table(
         ["call", "when", "status", "provider", "in>", "out>", "YARD>", "batch>"],
-        [_cells(describe_call(r)) for r in rows],
+        [_cells(describe_call(*row)) for row in rows],
     )
-    print_next(f"steelyard calls show {describe_call(rows[0])['call_id']}")
+    print_next(f"steelyard calls show {describe_call(*rows[0])['call_id']}")
 
 
 def show(
@@ -59,10 +63,10 @@ def show(
     """Show one call: its order, its receipt, and where the receipt stands in its provider's signed batch."""
     rows = run(_find(Invocation.of(context), call_id))
     if is_json:
-        print_json([describe_call(row) for row in rows])
+        print_json([describe_call(*row) for row in rows])
         return
     for row in rows:
-        said = describe_call(row)
+        said = describe_call(*row)
         nested = [
             (f"{part}.{name}", value) for part in ("order", "receipt") for name, value in (said[part] or {}).items()
         ]
@@ -71,8 +75,8 @@ def show(
     print_next("steelyard audit")
 
 
-def describe_call(row: CallRow) -> dict[str, Any]:
-    """Return a call as JSON shows it, with its order and receipt decoded."""
+def describe_call(row: CallRow, place: tuple[StoredBatch, int] | None) -> dict[str, Any]:
+    """Return a call as JSON shows it, with its order and receipt decoded, and the place of its receipt."""
     import msgspec
 
     from steelyard.protocol.ids import format_call
@@ -90,8 +94,8 @@ def describe_call(row: CallRow) -> dict[str, Any]:
         "created_ms": row.created_ms,
         "finished_ms": row.finished_ms,
         "lane": row.lane_key,
-        "batch_seq": row.batch_seq,
-        "leaf_index": row.leaf_index,
+        "batch_seq": None if place is None else place[0].signed.batch.seq,
+        "leaf_index": None if place is None else place[1],
         "salt": row.salt,
         "order_hash": row.order_hash,
         "receipt_id": row.receipt_hash,
@@ -104,25 +108,35 @@ def _fields(message: Any) -> dict[str, Any]:
     return {name: getattr(message, name) for name in message.__struct_fields__}
 
 
-async def _fetch(invocation: Invocation, key: str | None, limit: int) -> list[CallRow]:
+async def _fetch(invocation: Invocation, key: str | None, limit: int) -> list[Placed]:
     from steelyard.storage.calls import list_calls
     from steelyard.storage.keys import load_key
 
     async with open_gateway_database(invocation) as database:
         key_id = None if key is None else (await load_key(database, key)).key_id
-        return await list_calls(database, key_id=key_id, limit=limit)
+        return await _place(database, await list_calls(database, key_id=key_id, limit=limit))
 
 
-async def _find(invocation: Invocation, call_id: str) -> list[CallRow]:
+async def _find(invocation: Invocation, call_id: str) -> list[Placed]:
     from steelyard.protocol.ids import parse_call
     from steelyard.storage.calls import find_call
 
     wanted = parse_call(call_id)
     async with open_gateway_database(invocation) as database:
-        rows = await find_call(database, wanted)
+        rows = await _place(database, await find_call(database, wanted))
     if not rows:
         raise NotFound(f"this gateway made no call {call_id}: see steelyard calls list", param="id")
     return rows
+
+
+async def _place(database: Database, rows: list[CallRow]) -> list[Placed]:
+    import msgspec
+
+    from steelyard.protocol.messages import Order
+    from steelyard.storage.lanes import find_place
+
+    lanes = [msgspec.msgpack.decode(row.order_bytes, type=Order).lane for row in rows]
+    return [(row, await find_place(database, lane, row)) for row, lane in zip(rows, lanes, strict=True)]
 
 
 def _cells(said: dict[str, Any]) -> list[str]:
