@@ -52,7 +52,14 @@ class Leaf(msgspec.Struct, frozen=True):
         """The leaf as the database keeps it."""
         order, receipt = _encode(self.order), _encode(self.receipt)
         return ReceiptRow(
-            self.order_hash, self.receipt.part, self.receipt_hash, order, self.tag, receipt, self.receipt.cost
+            self.order.call_id,
+            self.order_hash,
+            self.receipt.part,
+            self.receipt_hash,
+            order,
+            self.tag,
+            receipt,
+            self.receipt.cost,
         )
 
 
