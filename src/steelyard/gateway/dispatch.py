@@ -17,7 +17,7 @@ from steelyard.errors import BadRequest, PaymentRequired, Refusal, Unavailable
 from steelyard.gateway.access import Account
 from steelyard.gateway.answers import open_shape
 from steelyard.gateway.attempt import Attempt
-from steelyard.gateway.call_marks import mark_call
+from steelyard.gateway.call_marks import call_nonce, mark_call
 from steelyard.gateway.catalogue import Listing, Seller
 from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.settings import GatewaySettings
@@ -32,7 +32,7 @@ from steelyard.storage.budgets import load_budget
 from steelyard.storage.database import Database
 from steelyard.storage.meters import BudgetMeters
 
-_RANDOM = 48  # 8 bytes of the call id, 32 of salt, 8 of seed
+_RANDOM = 45  # 5 bytes of the call id, 32 of salt, 8 of seed
 
 
 @dataclass(slots=True, eq=False)
@@ -91,11 +91,12 @@ class Dispatcher:
     def name_call(self, job: Job) -> None:
         """Draw a job's call id, salt and seed; an attempt elsewhere keeps them."""
         random = self._random.take(_RANDOM)
-        job.call_id = mark_call(self._mark_secret, random[:8], job.account.mark)
+        nonce = call_nonce(self._settlement.clock_ms(), random[:5])
+        job.call_id = mark_call(self._mark_secret, nonce, job.account.mark)
         job.call_hex = job.call_id.hex().encode()
-        job.salt = random[8:40]
+        job.salt = random[5:37]
         seed = job.request.seed
-        job.seed = int.from_bytes(random[40:], "big") if seed is None else seed
+        job.seed = int.from_bytes(random[37:], "big") if seed is None else seed
 
     async def place(self, job: Job) -> Attempt:
         """Send a job to the provider that should have it, and return the attempt.

@@ -251,5 +251,6 @@ class Settlement:
             0 if receipt is None else receipt.cost,
             attempt.started_ms,
             self.clock_ms(),
+            attempt.seller.lane.state.seq,
         )
         self.submit(insert_call(row))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from steelyard.errors import BadRequest, ConfigError, PaymentRequired, RateLimited, Unavailable
-from steelyard.gateway.call_marks import key_mark, mark_call, read_mark
+from steelyard.gateway.call_marks import call_nonce, key_mark, mark_call, read_mark
 from steelyard.gateway.chain_view import EscrowState, LanePaid, Position
 from steelyard.gateway.crashes import describe_crash
 from steelyard.gateway.order_tags import OrderTagger
@@ -32,6 +32,14 @@ def test_call_id_tells_its_key_to_us_alone() -> None:
     assert read_mark(b"\x08" * 32, first) != mark
     assert len(first) == 16
     assert first[8:] != second[8:]
+
+
+def test_call_ids_of_one_moment_lie_together() -> None:
+    """The time leads in steps of 4 ms, whatever is random; after 2^24 steps it begins again."""
+    early, late = call_nonce(1_700_000_000_000, b"\xff" * 5), call_nonce(1_700_000_000_004, b"\x00" * 5)
+    assert early < late
+    assert early[:3] == call_nonce(1_700_000_000_003, b"\x00" * 5)[:3]
+    assert call_nonce(2**24 * 4 + 8, b"r" * 5) == call_nonce(8, b"r" * 5) == b"\x00\x00\x02rrrrr"
 
 
 def test_order_tagger_gives_the_protocols_tags() -> None:
