@@ -176,6 +176,9 @@ class LlamaEngine:
     def token_bytes(self, token_id: int) -> bytes:
         return self._spelling().token_bytes(token_id)
 
+    def has_token(self, token_id: int) -> bool:
+        return 0 <= token_id < len(self._spelling())
+
     def is_end(self, token_id: int) -> bool:
         return self._spelling().is_end(token_id)
 

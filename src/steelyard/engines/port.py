@@ -115,6 +115,9 @@ class StepEngine(Protocol):
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes that one token spells; b"" for control tokens."""
 
+    def has_token(self, token_id: int) -> bool:
+        """Tell whether the vocabulary has a token of this id (untrusted)."""
+
     def is_end(self, token_id: int) -> bool:
         """Tell whether a token ends the answer."""
 
