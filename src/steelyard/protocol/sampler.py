@@ -85,17 +85,28 @@ def margin(
 
     Source: docs/spec/sampler.md, section 5 (Token-DiFR's margin, arXiv 2511.20621, over our own noise).
     """
+    return judge(ids, logprobs, params, seed, position, token_id)[0]
+
+
+def judge(
+    ids: Sequence[int], logprobs: Sequence[float], params: SamplerParams, seed: int, position: int, token_id: int
+) -> tuple[float, float]:
+    """Return a claimed token's margin, and the lead: by how many nats the choice was ahead of the next one.
+
+    A small lead is a near-tie, where honest machines may differ; `MARGIN_CLIP` where there was no other choice.
+    Both by the scores of the replaying machine alone; the lead does not depend on the claim.
+    """
     survivors = _survivors(ids, logprobs, params)
     greedy = params.temperature < GREEDY_BELOW
     key = _keyed(seed, position)
     top, scale = survivors[0][0], 0.0 if greedy else params.temperature
-    best, claimed = -math.inf, -math.inf
+    best, second, claimed = -math.inf, -math.inf, -math.inf
     for negative, candidate in survivors if not greedy else _ranked(ids, logprobs):
         score = (top - negative) + (scale * _noise(key, candidate) if scale else 0.0)
-        best = max(best, score)
+        best, second = (score, best) if score > best else (best, max(second, score))
         if candidate == token_id:
             claimed = score
-    return min(MARGIN_CLIP, best - claimed)
+    return min(MARGIN_CLIP, best - claimed), min(MARGIN_CLIP, best - second)
 
 
 def _ranked(ids: Sequence[int], logprobs: Sequence[float]) -> list[tuple[float, int]]:
