@@ -9,6 +9,7 @@ instance.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import math
@@ -65,6 +66,31 @@ async def collect(service: Service, request: Request, seed: int = 0) -> tuple[Re
     return result, chunks
 
 
+async def sample_bodies(kind: Any, engine: Any, limit: dict[str, Any]) -> dict[str, bytes]:
+    """One good body for each API of a kind; that of `replays` is of an answer which the kind gave itself."""
+    bodies = {api: body(SAMPLES[api], **limit) for api in kind.apis if api != "replays"}
+    if "replays" not in kind.apis:
+        return bodies
+    await engine.prepare(ignore)
+    service = kind(kind.describe("sample", engine.info), engine=engine)
+    request = service.parse("chat.completions", bodies["chat.completions"])
+    result, _ = await collect(service, request, 3)
+    bodies["replays"] = body(
+        {
+            "model": "m",
+            "request": json.loads(bodies["chat.completions"]),
+            "api": "chat.completions",
+            "seed": "3",
+            "evidence": base64.b64encode(service.evidence(request, result)).decode(),
+            "content": base64.b64encode(result.content).decode(),
+            "units_in": result.units_in,
+            "units_out": result.units_out,
+            "finish": result.finish.name.lower(),
+        }
+    )
+    return bodies
+
+
 class LetterEngine:
     """A `StepEngine` whose candidates follow from a hash of the tokens so far; `script` forces the likeliest tokens."""
 
@@ -106,6 +132,9 @@ class LetterEngine:
 
     def token_bytes(self, token_id: int) -> bytes:
         return PIECES[token_id] if 0 <= token_id < len(PIECES) else b""
+
+    def has_token(self, token_id: int) -> bool:
+        return 0 <= token_id <= START
 
     def is_end(self, token_id: int) -> bool:
         return token_id == END

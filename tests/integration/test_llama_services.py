@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.llama_world import opened
-from tests.service_world import SAMPLES, body, collect, ignore
+from tests.service_world import SAMPLES, body, collect, ignore, sample_bodies
 
 from steelyard.errors import BadRequest
 from steelyard.services.chat import ChatService
@@ -29,7 +29,7 @@ def test_kind_on_the_real_model_keeps_to_the_port(name: str) -> None:
 
     async def run() -> list[str]:
         async with opened() as engine:
-            return await find_violations(kind, engine, {api: body(SAMPLES[api], **limit) for api in kind.apis})
+            return await find_violations(kind, engine, await sample_bodies(kind, engine, limit))
 
     assert not asyncio.run(run())
 

@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from steelyard.errors import BadRequest
-from steelyard.services.bodies import ChatBody, CompletionBody, EmbeddingsBody
 from steelyard.services.manifest import Manifest
 
 NEUTRAL = frozenset(
@@ -64,7 +63,8 @@ class BodyReader:
 
     __slots__ = ("_body_type", "_decode", "_extra", "_honoured", "_known", "_name", "_nothing", "_pick", "_refused")
 
-    def __init__(self, body_type: type[ChatBody | CompletionBody | EmbeddingsBody], manifest: Manifest) -> None:
+    def __init__(self, body_type: type[msgspec.Struct], manifest: Manifest) -> None:
+        """Read bodies of a struct that forbids unknown fields and has an `extra`, by a manifest's parameters."""
         self._body_type = body_type
         self._decode = msgspec.json.Decoder(body_type).decode
         self._known = frozenset(body_type.__struct_fields__) - {"extra"}
@@ -82,6 +82,7 @@ class BodyReader:
             BadRequest: not JSON, a wrong type, out of range, unknown, or set and not honoured; names the field.
         """
         extra = None
+        body: Any
         try:
             body = self._decode(data)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

@@ -37,6 +37,7 @@ __all__ = [
     "Quote",
     "Request",
     "Result",
+    "Score",
     "Service",
     "ServiceClass",
     "decode_manifest",
@@ -134,6 +135,25 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     trace: bytes = b""
 
 
+class Score(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How one position of an answer compares; what statistics are made of.
+
+    Attributes:
+        is_match: it is exactly what the replay would have given.
+        margin: how far it is from that: nats by which a token missed being chosen (0 to 16); 1 - cosine of a vector.
+        gap: how far what is said of it is from the replay: nats between log-probabilities (0 to 8); of a vector the
+            greatest difference of a number, in units of 2^-24.
+        entropy, lead: of the replay's own candidates, for strata: nats of the model's distribution over them, and how
+            far the choice was ahead of the next one (`protocol.sampler.judge`); 0 where there are no candidates.
+    """
+
+    is_match: bool
+    margin: float
+    gap: float
+    entropy: float = 0.0
+    lead: float = 0.0
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How far a claim lies from its replay.
 
@@ -142,12 +162,16 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         distance: 0.0 means equal; its scale is the kind's own and is calibrated per manifest.
         positions: how many positions (tokens, vectors, answers) were compared.
         reason: one sentence for a person; empty when nothing is remarkable.
+        code: the breach's stable name where the claim is not well formed; empty otherwise.
+        scores: one for each position.
     """
 
     is_wellformed: bool
     distance: float
     positions: int
     reason: str = ""
+    code: str = ""
+    scores: tuple[Score, ...] = ()
 
 
 class Service(Protocol):
@@ -179,18 +203,25 @@ class Service(Protocol):
         """
 
     def evidence(self, request: Request, result: Result) -> bytes:
-        """Return the blob whose hash goes into the receipt, from a result that still has its trace."""
+        """Return the blob whose root goes into the receipt, from a result that still has its trace; b"" without one.
+
+        It is not asked where `run` left no trace: such an answer is checked by its content alone.
+        """
 
     async def replay(self, request: Request, result: Result, claimed: bytes, context: Context) -> bytes:
         """Return this machine's own evidence for the same request, seed and result, following the claimed steps.
 
         Raises:
-            BadMessage: the claimed evidence is malformed or does not spell the result.
+            BadMessage: the claim breaks a rule that honest ones keep; `code` names it. This is the provider's fault
+                if the claim is what its receipt commits to.
+            Unavailable, BadRequest, ConfigError: this machine's own lack; it says nothing of the provider.
         """
 
     def compare(self, result: Result, claimed: bytes, replayed: bytes) -> Comparison:
-        """Return how far claimed evidence (untrusted) lies from a replay (trusted); pure, never raises on bad
-        claims.
+        """Return how far claimed evidence (untrusted) lies from a replay; pure, never raises on bad claims.
+
+        Raises:
+            BadMessage: the replay itself, which may have been bought, is malformed.
         """
 
     async def prepare(self, progress: Progress) -> None:

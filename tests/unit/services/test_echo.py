@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 from tests.service_world import SAMPLES, body, collect
 
@@ -72,19 +73,37 @@ def test_empty_message_gives_one_empty_last_chunk() -> None:
 
 
 def test_check_is_exact() -> None:
-    """An honest answer compares at 0, a changed one at 1, and evidence of something else is no evidence."""
+    """An honest answer compares at 0; another content, bill or ending at 1; evidence of any sort is no evidence."""
     service = echo()
     request = service.parse("chat.completions", body(CHAT))
     result, _ = asyncio.run(collect(service, request))
-    claimed = service.evidence(request, result)
-    replayed = asyncio.run(service.replay(request, result, claimed, Context()))
-    assert service.compare(result, claimed, replayed).distance == 0
-    forged = type(result)(content=b"Say something else", units_in=1, units_out=1, finish=FinishReason.STOP)
-    lie = service.evidence(request, forged)
-    assert service.compare(forged, lie, asyncio.run(service.replay(request, forged, lie, Context()))).distance == 1
-    assert not service.compare(result, lie, replayed).is_wellformed
+    assert service.evidence(request, result) == b""
+    replayed = asyncio.run(service.replay(request, result, b"", Context()))
+    assert service.compare(result, b"", replayed).distance == 0
+    for changes in (
+        {"content": b"Say something else"},
+        {"content": result.content[:-1]},
+        {"units_in": 1},
+        {"units_out": 1},
+        {"finish": FinishReason.LENGTH},
+    ):
+        found = service.compare(msgspec.structs.replace(result, **changes), b"", replayed)
+        assert (found.is_wellformed, found.distance, bool(found.reason)) == (True, 1.0, True)
+    assert not service.compare(result, b"SYE1", replayed).is_wellformed
     with pytest.raises(BadMessage):
-        asyncio.run(service.replay(request, result, lie, Context()))
+        service.compare(result, b"", b"SYE")
+
+
+def test_cut_echo_may_be_a_beginning_and_is_billed_by_its_bytes() -> None:
+    """A cancelled stream is right as far as it came, and not a byte dearer."""
+    service = echo()
+    request = service.parse("chat.completions", body(CHAT))
+    result, _ = asyncio.run(collect(service, request))
+    replayed = asyncio.run(service.replay(request, result, b"", Context()))
+    cut = msgspec.structs.replace(result, content=result.content[:4], units_out=4, finish=FinishReason.CANCELLED)
+    assert service.compare(cut, b"", replayed).distance == 0
+    for changes in ({"content": b"Sax "}, {"units_out": 5}, {"units_in": 1}):
+        assert service.compare(msgspec.structs.replace(cut, **changes), b"", replayed).distance == 1
 
 
 def test_delay_pauses_before_each_word() -> None:

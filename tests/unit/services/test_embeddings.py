@@ -6,6 +6,7 @@ import asyncio
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 from tests.service_world import LetterEngine, body, collect, ignore
 
@@ -95,15 +96,51 @@ def test_check_finds_other_vectors() -> None:
     assert distance(embeddings(LetterEngine(noise=0.1))) < 0.001 < distance(embeddings(LetterEngine(noise=200)))
 
 
-def test_check_refuses_evidence_of_something_else() -> None:
-    """The evidence is the hash of the content, and the bill the tokens of the inputs."""
+def test_check_names_a_wrong_bill_or_ending() -> None:
+    """There is no evidence beside the vectors, and the bill is the tokens of the inputs."""
     service = embeddings()
     request, result, _ = run(service)
-    with pytest.raises(BadMessage, match="not the hash"):
-        asyncio.run(service.replay(request, result, b"SYV1" + bytes(32), Context()))
-    padded = Result(content=result.content, units_in=99, units_out=0, finish=FinishReason.STOP)
-    with pytest.raises(BadMessage, match="were billed"):
-        asyncio.run(service.replay(request, padded, service.evidence(request, padded), Context()))
+    assert service.evidence(request, result) == b""
+    for changes, code in (
+        ({"units_in": 99}, "evidence_bill"),
+        ({"units_out": 1}, "evidence_bill"),
+        ({"finish": FinishReason.LENGTH}, "evidence_finish"),
+    ):
+        padded = msgspec.structs.replace(result, trace=b"", **changes)
+        with pytest.raises(BadMessage) as caught:
+            asyncio.run(service.replay(request, padded, b"", Context()))
+        assert caught.value.code == code
+    replayed = asyncio.run(service.replay(request, result, b"", Context()))
+    assert not service.compare(result, b"SYV1", replayed).is_wellformed
+    with pytest.raises(BadMessage):
+        service.compare(result, b"", replayed[:-1])
+
+
+def test_scores_are_cosine_and_units_in_the_last_place() -> None:
+    """One score a vector: a number that is off by 2^-20 is 16 units off, and still a match."""
+    service = embeddings()
+    request, result, _ = run(service)
+    replayed = asyncio.run(service.replay(request, result, b"", Context()))
+    numbers = list(struct.unpack("<48f", result.content))
+    numbers[0] += 2.0**-20
+    off = msgspec.structs.replace(result, content=struct.pack("<48f", *numbers))
+    first, second, third = service.compare(off, b"", replayed).scores
+    assert (first.is_match, second.is_match, third.is_match) == (True, True, True)
+    assert first.gap == pytest.approx(16.0, abs=1.0)
+    assert (second.gap, second.margin) == (0.0, pytest.approx(0.0, abs=1e-12))
+    numbers[0] += 0.1
+    far = msgspec.structs.replace(result, content=struct.pack("<48f", *numbers))
+    assert [score.is_match for score in service.compare(far, b"", replayed).scores] == [False, True, True]
+
+
+def test_cut_vectors_are_compared_as_far_as_they_came() -> None:
+    """Of a cancelled answer the vectors that were sent are the first ones."""
+    service = embeddings()
+    request, result, _ = run(service)
+    replayed = asyncio.run(service.replay(request, result, b"", Context()))
+    cut = msgspec.structs.replace(result, content=result.content[:64], finish=FinishReason.CANCELLED)
+    found = service.compare(cut, b"", replayed)
+    assert (found.is_wellformed, found.positions, found.distance < 1e-9) == (True, 1, True)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 0.0, 3.4e38])

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from tests.service_world import SAMPLES, LetterEngine, body
+from tests.service_world import SAMPLES, LetterEngine, body, sample_bodies
 
 from steelyard.services.conformance import find_violations
 from steelyard.services.discovery import installed_services
@@ -21,9 +21,12 @@ def test_installed_kind_keeps_to_the_port(name: str) -> None:
     """Pure where a gateway needs it, within its quote, whole in its chunks, free when left, checkable when done."""
     kind = KINDS[name]
     limit = {} if "embeddings" in kind.apis else {"max_tokens": 12}
-    bodies = {api: body(SAMPLES[api], **limit) for api in kind.apis}
-    violations = asyncio.run(find_violations(kind, LetterEngine() if kind.needs_engine else None, bodies))
-    assert not violations
+    engine = LetterEngine() if kind.needs_engine else None
+
+    async def run() -> list[str]:
+        return await find_violations(kind, engine, await sample_bodies(kind, engine, limit))
+
+    assert not asyncio.run(run())
 
 
 class CutEcho(EchoService):

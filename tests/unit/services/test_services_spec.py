@@ -10,6 +10,8 @@ import pytest
 from steelyard.services.bodies import MAX_STOPS
 from steelyard.services.body_reader import HARMLESS, NEUTRAL
 from steelyard.services.chat.evidence import (
+    BREACH_TAG,
+    BREACHES,
     CLAIM_TAG,
     DISTANCE_CLIP,
     FLOOR,
@@ -18,9 +20,11 @@ from steelyard.services.chat.evidence import (
     ROW_BYTES,
     STEPS_PER_NAT,
 )
+from steelyard.services.chat.replays import SECOND_TAG
 from steelyard.services.chat.service import RELAY_PARAMETERS, STEP_PARAMETERS
 from steelyard.services.discovery import installed_services
 from steelyard.services.echo import PARAMETERS as ECHO_PARAMETERS
+from steelyard.services.embeddings.distance import BOUNDS
 from steelyard.services.embeddings.service import BATCH, EXTRA_TOKENS
 from steelyard.services.manifest import MAX_MANIFEST_BYTES, Manifest
 from steelyard.weights.http import FRUITLESS_TRIES
@@ -85,9 +89,11 @@ def test_numbers_are_the_pages() -> None:
         f"steps of 1/{STEPS_PER_NAT}; {FLOOR}",
         f"each cut to {DISTANCE_CLIP:.0f}",
         f"at most {MAX_STOPS}",
-        *(f"`{tag.decode()}`" for tag in (CLAIM_TAG, REPLAY_TAG, RELAY_TAG)),
+        *(f"`{tag.decode()}`" for tag in (BREACH_TAG, CLAIM_TAG, REPLAY_TAG, RELAY_TAG, SECOND_TAG)),
+        *(f"| `{code}` |" for code in BREACHES),
     ):
         assert text in " ".join(chat.split()), text
     assert f"its bytes plus {EXTRA_TOKENS}" in embeddings
+    assert f"of {BOUNDS.cosine_gap:.4f} and {BOUNDS.ulps:.0f} such units" in " ".join(embeddings.split())
     assert f"at most {BATCH} a chunk" in " ".join(embeddings.split())
     assert {5: "five"}[FRUITLESS_TRIES] + " tries in a row" in " ".join(SERVICES.split())

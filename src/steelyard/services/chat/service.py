@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
-from steelyard.errors import BadMessage, ConfigError, Unavailable
+from steelyard.errors import BadRequest, ConfigError, Unavailable
 from steelyard.protocol.sampler import SAMPLER
 from steelyard.services.chat.evidence import (
     RELAY_TAG,
@@ -21,7 +21,16 @@ from steelyard.services.chat.evidence import (
     encode_claim,
 )
 from steelyard.services.chat.relaying import compare_relayed, relay_answer
-from steelyard.services.chat.stepping import replay_answer, stream_answer
+from steelyard.services.chat.replaying import replay_answer
+from steelyard.services.chat.replays import (
+    REPLAYS,
+    SECOND_TAG,
+    ReplayRequests,
+    compare_replays,
+    quote_replay,
+    sell_replay,
+)
+from steelyard.services.chat.stepping import stream_answer
 from steelyard.services.engine_match import check_engine, describe_engine
 from steelyard.services.manifest import Manifest
 from steelyard.services.port import (
@@ -61,7 +70,7 @@ class ChatService:
     kind = "chat"
     unit = "token"
     check: Check = "statistical"
-    apis = TEXT_APIS
+    apis = TEXT_APIS | {REPLAYS}
     needs_engine = True
 
     def __init__(
@@ -72,6 +81,7 @@ class ChatService:
         self._manifest = manifest
         self._engine = engine
         self._requests = TextRequests(manifest)
+        self._replays = ReplayRequests(manifest, self._requests)
 
     @staticmethod
     def describe(name: str, info: EngineInfo | None = None, *, owned_by: str = "steelyard") -> Manifest:
@@ -100,9 +110,17 @@ class ChatService:
         return Grade.LOGPROBS if "logprobs" in self._manifest.parameters else Grade.UNCHECKED
 
     def parse(self, api: str, body: bytes) -> Request:
+        if api == REPLAYS:
+            if self._manifest.sampler != SAMPLER:
+                raise BadRequest(
+                    f"{self._manifest.name!r} is sampled by its own engine: nobody can replay it", param="model"
+                )
+            return self._replays.parse(body)
         return self._requests.parse(api, body)
 
     def quote(self, request: Request) -> Quote:
+        if request.api == REPLAYS:
+            return quote_replay(request.payload, self.quote(request.payload.request))
         manifest, payload = self._manifest, cast(TextPayload, request.payload)
         overhead, messages = manifest.template_overhead, payload.messages
         added = overhead.per_request + overhead.per_message * (1 if messages is None else len(messages))
@@ -111,6 +129,9 @@ class ChatService:
         return Quote(min(request.input_bytes + added, context), min(maximum, context))
 
     async def run(self, request: Request, context: Context) -> AsyncGenerator[Chunk, None]:
+        if request.api == REPLAYS:
+            yield await sell_replay(request.payload, self.replay)
+            return
         engine, quote = self._running(), self.quote(request)
         if engine.info.owns_logits:
             chunks = stream_answer(cast("StepEngine", engine), request, context, quote)
@@ -121,6 +142,8 @@ class ChatService:
                 yield chunk
 
     def evidence(self, request: Request, result: Result) -> bytes:
+        if not result.trace:
+            return b""
         if self._manifest.sampler == SAMPLER:
             return encode_claim(result.units_in, result.trace)
         return RELAY_TAG + result.trace
@@ -128,16 +151,18 @@ class ChatService:
     async def replay(self, request: Request, result: Result, claimed: bytes, context: Context) -> bytes:
         if self._manifest.sampler != SAMPLER:
             raise Unavailable("the engine's own sampler made this answer: it can't be replayed", code="no_replay")
+        if request.api == REPLAYS:
+            return SECOND_TAG + (await sell_replay(request.payload, self.replay)).content
         claim, engine = decode_claim(claimed), self._running()
         if not engine.info.owns_logits:
             raise Unavailable("this engine gives no candidates: it can't replay", code="no_replay")
-        if claim.prompt_tokens != result.units_in:
-            raise BadMessage(f"the evidence says {claim.prompt_tokens} prompt tokens, {result.units_in} were billed")
-        return await replay_answer(cast("StepEngine", engine), request, result, claim, context)
+        return await replay_answer(cast("StepEngine", engine), request, result, claim, context, self.quote(request))
 
     def compare(self, result: Result, claimed: bytes, replayed: bytes) -> Comparison:
         if self._manifest.sampler != SAMPLER:
             return compare_relayed(result, claimed)
+        if replayed.startswith(SECOND_TAG):
+            return compare_replays(result, claimed, replayed)
         return compare_rows(claimed, replayed)
 
     async def prepare(self, progress: Progress) -> None:

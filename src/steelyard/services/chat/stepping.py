@@ -13,15 +13,13 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from steelyard.engines.port import Session, StepEngine
-from steelyard.errors import BadMessage, BadRequest
-from steelyard.protocol.sampler import margin, sample
-from steelyard.services.chat.evidence import Claim, encode_replay, encode_row
+from steelyard.errors import BadRequest
+from steelyard.protocol.sampler import sample
+from steelyard.services.chat.evidence import encode_row
 from steelyard.services.chat.logprobs import LogprobLog
-from steelyard.services.port import Chunk, Context, FinishReason, Quote, Request, Result
-from steelyard.services.text import TextAssembler, spell
+from steelyard.services.port import Chunk, Context, FinishReason, Quote, Request
+from steelyard.services.text import TextAssembler
 from steelyard.services.text_requests import CHAT, TextPayload
-
-_CUT = (FinishReason.CANCELLED, FinishReason.ERROR)
 
 
 async def stream_answer(
@@ -34,7 +32,7 @@ async def stream_answer(
         Unavailable: the engine failed.
     """
     payload: TextPayload = request.payload
-    tokens = await _read_prompt(engine, payload)
+    tokens = await read_prompt(engine, payload)
     if len(tokens) > quote.max_units_in:
         raise BadRequest(
             f"the prompt has {len(tokens)} tokens, its bytes and the context allow {quote.max_units_in}: shorten it",
@@ -85,49 +83,8 @@ async def _step(
             units_in = units_out = 0
 
 
-async def replay_answer(engine: StepEngine, request: Request, result: Result, claim: Claim, context: Context) -> bytes:
-    """Return the replay of a claim: the engine forced along the claimed tokens, with each one's margin.
-
-    Raises:
-        BadMessage: the claimed tokens don't spell the result, or don't cost what it billed.
-    """
-    payload: TextPayload = request.payload
-    tokens = await _read_prompt(engine, payload)
-    claimed = [row.token_id for row in claim.rows]
-    _check_spelling(engine, claimed, payload, result)
-    if result.finish not in _CUT and (len(tokens), len(claimed)) != (result.units_in, result.units_out):
-        raise BadMessage(
-            f"{result.units_in} + {result.units_out} tokens were billed, the prompt has {len(tokens)} and the answer "
-            f"{len(claimed)}"
-        )
-    rows, margins = bytearray(), []
-    session = await engine.open_session(tokens)
-    try:
-        for position, token_id in enumerate(claimed):
-            found = await session.candidates()
-            rows += encode_row(found, token_id)
-            margins.append(margin(found.ids, found.logprobs, payload.sampling, context.seed, position, token_id))
-            session.push(token_id)
-    finally:
-        await session.aclose()
-    return encode_replay(len(tokens), bytes(rows), margins)
-
-
-def _check_spelling(engine: StepEngine, claimed: list[int], payload: TextPayload, result: Result) -> None:
-    has_end = bool(claimed) and engine.is_end(claimed[-1])
-    spoken = claimed[:-1] if has_end else claimed
-    if any(engine.is_end(token_id) for token_id in spoken):
-        raise BadMessage("the claimed tokens go on after a token that ends the answer")
-    text, used = spell((engine.token_bytes(token_id) for token_id in spoken), payload.stops)
-    if used != len(spoken):
-        raise BadMessage(f"the claimed tokens go on after a stop sequence, from token {used} to {len(spoken)}")
-    content = text.encode()
-    is_right = content.startswith(result.content) if result.finish in _CUT else content == result.content
-    if not is_right:
-        raise BadMessage(f"the {len(claimed)} claimed tokens do not spell the answer of {len(result.content)} bytes")
-
-
-async def _read_prompt(engine: StepEngine, payload: TextPayload) -> list[int]:
+async def read_prompt(engine: StepEngine, payload: TextPayload) -> list[int]:
+    """Return the prompt's tokens: the conversation in the model's template, or the plain text."""
     if payload.messages is None:
         return await engine.tokenise(payload.prompt)
     messages: list[dict[str, Any]] = [

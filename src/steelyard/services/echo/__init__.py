@@ -11,8 +11,8 @@ Law: docs/spec/kinds/echo.md.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
+import struct
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from steelyard.services.port import (
     Quote,
     Request,
     Result,
+    Score,
 )
 from steelyard.services.text import spell
 from steelyard.services.text_requests import TEXT_APIS, TextPayload, TextRequests
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from steelyard.engines.port import Engine, EngineInfo
 
 PARAMETERS = ("max_completion_tokens", "max_tokens", "seed", "stop", "temperature", "top_k", "top_p")
-_EVIDENCE_TAG = b"SYE1"
+_REPLAY_TAG = b"SYE1"
+_REPLAY = struct.Struct(">4sQB")
 _WORDS = re.compile(r"\s*\S+\s*|\s+")
 
 
@@ -101,28 +103,40 @@ class EchoService:
             units_in = 0
 
     def evidence(self, request: Request, result: Result) -> bytes:
-        return _EVIDENCE_TAG + hashlib.sha256(result.content).digest()
+        return b""
 
     async def replay(self, request: Request, result: Result, claimed: bytes, context: Context) -> bytes:
-        if claimed != self.evidence(request, result):
-            raise BadMessage("echo evidence is not the hash of the result")
-        content, _ = _answer(request.payload)
-        return _EVIDENCE_TAG + hashlib.sha256(content).digest()
+        content, finish = _answer(request.payload)
+        return _REPLAY.pack(_REPLAY_TAG, request.input_bytes, finish) + content
 
     def compare(self, result: Result, claimed: bytes, replayed: bytes) -> Comparison:
-        if claimed != _EVIDENCE_TAG + hashlib.sha256(result.content).digest():
-            return Comparison(
-                is_wellformed=False, distance=1.0, positions=1, reason="the evidence is not the hash of the result"
-            )
-        same = claimed == replayed
-        reason = "" if same else "the answer is not the echo of its request"
-        return Comparison(is_wellformed=True, distance=0.0 if same else 1.0, positions=1, reason=reason)
+        if claimed:
+            reason = f"an echo has no evidence, {len(claimed)} bytes are claimed"
+            return Comparison(is_wellformed=False, distance=1.0, positions=0, reason=reason, code="evidence_malformed")
+        reason = _difference(result, replayed)
+        score = Score(not reason, 1.0 if reason else 0.0, 0.0)
+        return Comparison(is_wellformed=True, distance=score.margin, positions=1, reason=reason, scores=(score,))
 
     async def prepare(self, progress: Progress) -> None:
         return None
 
     async def aclose(self) -> None:
         return None
+
+
+def _difference(result: Result, replayed: bytes) -> str:
+    """What is wrong with an answer and its bill, in a sentence; empty if it is the echo. A cut one may be shorter."""
+    if len(replayed) < _REPLAY.size or not replayed.startswith(_REPLAY_TAG):
+        raise BadMessage(f"{len(replayed)} bytes are no replay of an echo", code="evidence_malformed")
+    _, units_in, finish = _REPLAY.unpack_from(replayed)
+    content, is_cut = replayed[_REPLAY.size :], result.finish >= FinishReason.CANCELLED
+    if not (content.startswith(result.content) if is_cut else content == result.content):
+        return "the answer is not the echo of its request"
+    if result.units_out != len(result.content) or result.units_in not in ((0, units_in) if is_cut else (units_in,)):
+        return f"{result.units_in} + {result.units_out} bytes were billed, there are {units_in} + {len(result.content)}"
+    if not is_cut and result.finish != finish:
+        return f"the answer says {result.finish.name}, it ends with {FinishReason(finish).name}"
+    return ""
 
 
 def _echoed(payload: TextPayload) -> str:

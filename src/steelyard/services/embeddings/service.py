@@ -2,22 +2,20 @@
 
 1. Its unit is the token, of input alone; output costs nothing.
 2. Content is the vectors joined: `count` of equal length, whatever the chunks. A chunk ends between two vectors.
-3. Evidence is the hash of the content: whoever checks has the vectors from the gateway and computes its own.
+3. There is no evidence beside the content: whoever checks has the vectors from the gateway and computes its own.
 
 Law: docs/spec/kinds/embeddings.md.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import struct
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING
 
 from steelyard.errors import BadMessage, BadRequest, ConfigError, Unavailable
 from steelyard.services.bodies import EmbeddingsBody
 from steelyard.services.body_reader import BodyReader
+from steelyard.services.embeddings.distance import REPLAY_TAG, compare_vectors, refuse_vectors
 from steelyard.services.engine_match import check_engine, describe_engine
 from steelyard.services.manifest import Manifest
 from steelyard.services.port import (
@@ -42,9 +40,6 @@ BATCH = 8
 
 EXTRA_TOKENS = 2
 """The most tokens that a model puts around a text (begin and end)."""
-
-_CLAIM_TAG = b"SYV1"
-_REPLAY_TAG = b"SYW1"
 
 
 class EmbeddingsService:
@@ -135,36 +130,27 @@ class EmbeddingsService:
             yield Chunk(b"".join(made.vectors), units_in, 0, b"", FinishReason.STOP if is_last else None)
 
     def evidence(self, request: Request, result: Result) -> bytes:
-        return _CLAIM_TAG + hashlib.sha256(result.content).digest()
+        return b""
 
     async def replay(self, request: Request, result: Result, claimed: bytes, context: Context) -> bytes:
-        if claimed != self.evidence(request, result):
-            raise BadMessage("embeddings evidence is not the hash of the result")
         content, units_in = bytearray(), 0
         async for chunk in self.run(request, context):
             content += chunk.content
             units_in += chunk.units_in
-        if result.finish is FinishReason.STOP and units_in != result.units_in:
-            raise BadMessage(f"{result.units_in} tokens were billed, the inputs have {units_in}")
-        return _REPLAY_TAG + bytes(content)
+        is_cut = result.finish >= FinishReason.CANCELLED
+        if result.units_out or not (result.units_in <= units_in if is_cut else result.units_in == units_in):
+            raise BadMessage(
+                f"{result.units_in} + {result.units_out} tokens were billed, the inputs have {units_in}",
+                code="evidence_bill",
+            )
+        if result.finish is not FinishReason.STOP and not is_cut:
+            raise BadMessage(f"vectors end with STOP, the answer says {result.finish.name}", code="evidence_finish")
+        return REPLAY_TAG + bytes(content)
 
     def compare(self, result: Result, claimed: bytes, replayed: bytes) -> Comparison:
-        """The distance is the greatest of 1 - cosine over all vectors."""
-        theirs, mine = result.content, replayed[len(_REPLAY_TAG) :]
-        size = self._manifest.embedding_dimension * 4
-        reason = ""
-        if claimed != _CLAIM_TAG + hashlib.sha256(theirs).digest():
-            reason = "the evidence is not the hash of the result"
-        elif not size or len(theirs) != len(mine) or len(theirs) % size:
-            reason = f"the result has {len(theirs)} bytes, the replay {len(mine)}"
-        if reason:
-            return Comparison(is_wellformed=False, distance=2.0, positions=0, reason=reason)
-        layout = struct.Struct(f"<{self._manifest.embedding_dimension}f")
-        gaps = [
-            _cosine_gap(left, right)
-            for left, right in zip(layout.iter_unpack(theirs), layout.iter_unpack(mine), strict=True)
-        ]
-        return Comparison(is_wellformed=True, distance=max(gaps, default=0.0), positions=len(gaps))
+        if claimed:
+            return refuse_vectors(f"embeddings have no evidence, {len(claimed)} bytes are claimed")
+        return compare_vectors(result, replayed, self._manifest.embedding_dimension)
 
     async def prepare(self, progress: Progress) -> None:
         if self._engine is None:
@@ -185,10 +171,3 @@ class EmbeddingsService:
         if self._engine is None:
             raise ConfigError(f"the embeddings service {self._manifest.name!r} has no engine on this machine")
         return self._engine
-
-
-def _cosine_gap(left: tuple[float, ...], right: tuple[float, ...]) -> float:
-    """1 - cosine, from 0 to 2; 2 when either has no direction (zeros, infinities, not-a-numbers: untrusted)."""
-    dot = math.fsum(a * b for a, b in zip(left, right, strict=True)) if all(map(math.isfinite, left)) else math.nan
-    norms = math.sqrt(math.fsum(a * a for a in left) * math.fsum(b * b for b in right)) if dot == dot else 0.0
-    return max(0.0, 1.0 - dot / norms) if norms > 0 else 2.0
