@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -18,7 +19,7 @@ from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.lanes import LaneState
 from steelyard.protocol.messages import FinishReason, Lane, Order, Receipt, content_hash
 from steelyard.protocol.pricing import call_cost
-from steelyard.services.port import Quote
+from steelyard.services.port import Quote, Request
 from steelyard.storage.meter import BudgetMeter
 
 LANE = Lane(b"\x01" * 20, b"\x02" * 20, b"\x03" * 32, 7)
@@ -48,14 +49,6 @@ class _Seller:
         """Take note of nothing."""
 
 
-class _Meters:
-    def __init__(self, escrow: BudgetMeter) -> None:
-        self.escrow = escrow
-
-    def meter(self, budget_id: str) -> BudgetMeter:
-        return self.escrow
-
-
 class _Shape:
     def whole(self, piece: Piece, receipt: Receipt, stamp: bytes) -> bytes:
         return piece.content
@@ -83,7 +76,7 @@ class Orders(RuleBasedStateMachine):
             self.escrow = BudgetMeter(lease, clock=lambda: self.now_s)
             self.writer = _Writer()
             self.settlement = Settlement(
-                self.writer, _Meters(self.escrow), "escrow", Metrics(), b"\x00" * 16,  # type: ignore[arg-type]
+                self.writer, self.escrow, Metrics(), b"\x00" * 16,  # type: ignore[arg-type]
                 clock=lambda: self.now_s, clock_ms=lambda: int(self.now_s * 1000), grace_s=GRACE_S,
             )  # fmt: skip
 
@@ -109,11 +102,15 @@ class Orders(RuleBasedStateMachine):
             call_id, *(LANE.gateway, LANE.provider, LANE.service_id, 7), ZERO32, ZERO32, 1, 4, *PRICE, HIGHEST,
             int((self.now_s + lasts_s) * 1000),
         )  # fmt: skip
-        attempt = Attempt(
-            self.settlement, self.key, "key", self.seller, CallRequest(order, b"", b"\x07" * 32, "x", b""),  # type: ignore[arg-type]
-            order.struct_hash(), QUOTE, _Shape(), is_stream=is_stream, is_private=False, started_s=self.now_s,  # type: ignore[arg-type]
-            started_ms=1, call_hex=b"",
+        job: Any = SimpleNamespace(
+            meter=self.key, account=SimpleNamespace(key_id="key"), quote=QUOTE, is_private=False, call_hex=b"",
+            request=Request(api="x", model="echo", stream=is_stream),
         )  # fmt: skip
+        seller: Any = self.seller
+        request, shape = CallRequest(order, b"", b"\x07" * 32, "x", b""), cast(Any, _Shape())
+        attempt = Attempt(
+            self.settlement, job, seller, request, order.struct_hash(), shape, started_s=self.now_s, started_ms=1
+        )
         self.settlement.open(attempt)
         self.open.append(attempt)
 

@@ -127,6 +127,15 @@ class Access:
                 retry_after_s=wait_s,
             )
 
+    def try_turn(self, account: Account) -> bool:
+        """Count a request against the key's rate, or return False and count nothing."""
+        return account.bucket is None or not account.bucket.take(self._clock())
+
+    def give_back_turn(self, account: Account) -> None:
+        """Undo `try_turn`: the request will be counted when it is served."""
+        if account.bucket is not None:
+            account.bucket.give_back()
+
     async def aclose(self) -> None:
         """Stop the checks that run."""
         for task in self._checks:

@@ -19,7 +19,9 @@ from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.pages import Pages
 from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.replies import (
+    BEGUN,
     CORS_HEADERS,
+    HOT_ROUTES,
     Header,
     Receive,
     Reply,
@@ -29,13 +31,9 @@ from steelyard.gateway.replies import (
     fault_reply,
     send_reply,
 )
-from steelyard.gateway.work import ClientGone, Work
+from steelyard.gateway.request_bodies import ClientGone
+from steelyard.gateway.work import Work
 
-HOT_ROUTES = {
-    "/v1/chat/completions": "chat.completions",
-    "/v1/completions": "completions",
-    "/v1/embeddings": "embeddings",
-}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PREFLIGHT_S = b"600"
 
@@ -57,17 +55,13 @@ class GatewayApp:
         if scope["type"] != "http":
             raise RuntimeError(f"this application serves http, not {scope['type']}")
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id")
-        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-            request_id = b"req_" + self._random.take(8).hex().encode()
-        extra: tuple[Header, ...] = ((b"x-request-id", request_id),)
-        if self._serves_cors and b"origin" in headers:
-            extra += CORS_HEADERS
+        extra = self.extra_headers(headers)
+        request_id = extra[0][1]
         path = scope["path"]
         api = HOT_ROUTES.get(path)
         try:
             if api is not None and scope["method"] == "POST":
-                status = await self._work.answer(api, headers, receive, send, extra)
+                status = await self._work.answer(api, headers, receive, send, extra, scope.get(BEGUN))
             else:
                 reply = await self._cold(scope, path, headers)
                 status = reply.status
@@ -77,6 +71,15 @@ class GatewayApp:
         except Exception as error:  # a supervisor: what is not a refusal is logged whole, and shown as an id
             status = await self._answer_error(error, path, request_id, send, extra)
         self._metrics.replies[api or _route_of(path), status] += 1
+
+    def extra_headers(self, headers: dict[bytes, bytes]) -> tuple[Header, ...]:
+        """Return what every reply carries: the request's id first, and for a browser what it asks for."""
+        request_id = headers.get(b"x-request-id")
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = b"req_" + self._random.take(8).hex().encode()
+        if self._serves_cors and b"origin" in headers:
+            return ((b"x-request-id", request_id), *CORS_HEADERS)
+        return ((b"x-request-id", request_id),)
 
     async def _cold(self, scope: Scope, path: str, headers: dict[bytes, bytes]) -> Reply:
         method = scope["method"]

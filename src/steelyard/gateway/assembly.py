@@ -20,6 +20,7 @@ from steelyard.gateway.calls_view import CallsView
 from steelyard.gateway.catalogue import BindService, Catalogue
 from steelyard.gateway.chain_view import ChainView
 from steelyard.gateway.dispatch import Dispatcher
+from steelyard.gateway.fast_path import FastPath
 from steelyard.gateway.hangups import HangupWatch
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.order_tags import OrderTagger
@@ -71,6 +72,7 @@ class Gateway:
     hangups: HangupWatch
     pages: Pages
     app: GatewayApp
+    fast: FastPath
     is_stopping: bool = False
 
     async def beat(self) -> None:
@@ -120,7 +122,7 @@ class Gateway:
         return {
             "calls_in_flight": self.settlement.in_flight,
             "calls_lost_unsettled": len(self.settlement.lost),
-            "requests_waiting": self.hangups.count,
+            "requests_waiting": self.hangups.count + self.fast.in_flight,
             "providers_well": sum(not seller.why_not(now_s) for seller in sellers),
             "providers_known": len({seller.provider_hex for seller in sellers}),
             "lanes": len(lanes),
@@ -173,8 +175,7 @@ async def assemble(
     await watch.begin()
     settlement = Settlement(
         writer,
-        meters,
-        escrow_id,
+        meters.meter(escrow_id),
         metrics,
         run.run_id,
         clock=clock,
@@ -243,6 +244,7 @@ async def assemble(
         why_unready=why_unready,
         clock=clock,
     )
+    app = GatewayApp(work, pages, metrics, random, serves_cors=settings.serves_cors)
     gateway = Gateway(
         settings,
         database,
@@ -259,7 +261,15 @@ async def assemble(
         metrics,
         hangups,
         pages,
-        GatewayApp(work, pages, metrics, random, serves_cors=settings.serves_cors),
+        app,
+        FastPath(
+            work,
+            access,
+            metrics,
+            max_body_bytes=settings.max_body_bytes,
+            extra_headers=app.extra_headers,
+            clock=clock,
+        ),
     )
     metrics.gauges = gateway.gauges
     return gateway

@@ -17,7 +17,7 @@ Law: docs/spec/gateway.md, section 4; docs/spec/money.md, sections 2 and 6.
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from steelyard.errors import BadMessage, PeerError
@@ -28,9 +28,8 @@ from steelyard.protocol.messages import Receipt
 if TYPE_CHECKING:
     from steelyard.gateway.answers import Shape
     from steelyard.gateway.catalogue import Seller
+    from steelyard.gateway.job import Job
     from steelyard.gateway.settlement import Settlement
-    from steelyard.services.port import Quote
-    from steelyard.storage.meter import BudgetMeter
 
 AMBIGUOUS_CODES = frozenset({"link_lost", "deadline"})
 """Failures after which a receipt may still come: the provider may have done the work."""
@@ -40,29 +39,27 @@ class Attempt:
     """An order in flight; implements `link.port.CallSink`.
 
     Args:
-        settlement: where the money goes. meter, key_id: the key's budget, on which `max_cost` is reserved (as on the
-            escrow's). seller: who is asked. request, order_hash, quote: for what.
-        shape: how the answer is written. started_s: monotonic. call_hex: the public call id's 32 digits.
-        is_private: kept with the call's row, and never sent to a provider.
+        settlement: where the money goes. job: whose call it is; `max_cost` is reserved on its key's budget, as on the
+            escrow's. seller: who is asked. request, order_hash: for what.
+        shape: how the answer is written. started_s: monotonic. started_ms: Unix milliseconds.
+
+    `waiter` is called at the next thing to do, once it is set.
     """
 
     __slots__ = (
-        "call_hex",
         "contents",
         "failure",
         "first_s",
         "is_cancelled",
-        "is_private",
         "is_shown",
         "is_stream",
-        "key_id",
-        "meter",
+        "job",
         "order_hash",
         "out",
         "pieces",
-        "quote",
         "receipt",
         "receipt_hash",
+        "receipt_hex",
         "request",
         "seller",
         "settlement",
@@ -76,44 +73,36 @@ class Attempt:
     def __init__(
         self,
         settlement: Settlement,
-        meter: BudgetMeter,
-        key_id: str,
+        job: Job,
         seller: Seller,
         request: CallRequest,
         order_hash: bytes,
-        quote: Quote,
         shape: Shape,
         *,
-        is_stream: bool,
-        is_private: bool,
         started_s: float,
         started_ms: int,
-        call_hex: bytes,
     ) -> None:
         self.settlement = settlement
-        self.meter = meter
-        self.key_id = key_id
+        self.job = job
         self.seller = seller
         self.request = request
         self.order_hash = order_hash
-        self.quote = quote
         self.shape = shape
-        self.is_stream = is_stream
-        self.is_private = is_private
+        self.is_stream = job.request.stream
         self.started_s = started_s
         self.started_ms = started_ms
-        self.call_hex = call_hex
         self.contents: list[bytes] = []
         self.out: list[bytes] = []
         self.pieces = 0
         self.first_s: float | None = None
         self.receipt: Receipt | None = None
         self.receipt_hash = b""
+        self.receipt_hex = b""
         self.failure: Failure | None = None
         self.is_cancelled = False
         self.is_shown = False
         self.stamp = b""
-        self.waiter: asyncio.Future[None] | None = None
+        self.waiter: Callable[[], None] | None = None
 
     def on_piece(self, piece: Piece) -> None:
         """Take the next piece; raises BadMessage for one that can't be shown, and the attempt is over."""
@@ -137,11 +126,13 @@ class Attempt:
         """Settle, if the receipt is good; raises PeerError if it isn't, and the link is dropped for it."""
         content = self.contents[0] if len(self.contents) == 1 else b"".join(self.contents)
         try:
-            quote = (self.quote.max_units_in, self.quote.max_units_out)
-            check_receipt(self.request.order, self.order_hash, quote, receipt, self.request.salt, content)
+            quote = self.job.quote
+            units = (quote.max_units_in, quote.max_units_out)
+            check_receipt(self.request.order, self.order_hash, units, receipt, self.request.salt, content)
             raise_if_unasked_cut(receipt, self.is_cancelled)
             self.receipt_hash = receipt.struct_hash()
-            self.stamp = self.seller.stamp % (self.call_hex, self.receipt_hash.hex().encode(), receipt.cost)
+            self.receipt_hex = self.receipt_hash.hex().encode()
+            self.stamp = self.seller.stamp % (self.job.call_hex, self.receipt_hex, receipt.cost)
             if not self.is_stream:
                 self._write_whole(content, receipt)
         except Exception as error:
@@ -190,9 +181,10 @@ class Attempt:
 
     async def wait(self) -> None:
         """Return at the next thing to do; call it only when there is nothing now."""
-        self.waiter = self.settlement.loop.create_future()
+        future = self.settlement.loop.create_future()
+        self.waiter = lambda: None if future.done() else future.set_result(None)
         try:
-            await self.waiter
+            await future
         finally:
             self.waiter = None
 
@@ -204,9 +196,8 @@ class Attempt:
         self._wake()
 
     def _wake(self) -> None:
-        waiter = self.waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if self.waiter is not None:
+            self.waiter()
 
 
 def _failure_of(code: str, error: Exception) -> Failure:

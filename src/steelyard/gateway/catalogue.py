@@ -20,9 +20,8 @@ import msgspec
 from steelyard.errors import BadMessage, ConfigError, Forbidden, PeerError, Refusal, SteelyardError
 from steelyard.gateway.chain_view import ChainView, OfferTerms, ServiceTerms
 from steelyard.gateway.pay_lane import PayLane
-from steelyard.gateway.replies import JSON_HEADER, Header
+from steelyard.gateway.replies import JSON_HEADER, Header, head_block
 from steelyard.gateway.routing import Record, ShareTable, Standing, choose_warm, pick_two
-from steelyard.gateway.whole_replies import head_block
 from steelyard.link.port import ProviderLink, SignedOffer
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.ids import service_id as service_id_of

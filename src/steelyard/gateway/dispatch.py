@@ -11,7 +11,6 @@ Law: docs/spec/gateway.md, section 4; docs/spec/money.md, section 2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from steelyard.errors import BadRequest, PaymentRequired, Refusal, Unavailable
 from steelyard.gateway.access import Account
@@ -19,6 +18,7 @@ from steelyard.gateway.answers import open_shape
 from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.call_marks import call_nonce, mark_call
 from steelyard.gateway.catalogue import Listing, Seller
+from steelyard.gateway.job import Job
 from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import Settlement
@@ -27,31 +27,12 @@ from steelyard.protocol.hashing import ZERO32, keccak
 from steelyard.protocol.ids import format_hex
 from steelyard.protocol.messages import Order
 from steelyard.protocol.pricing import call_cost, format_yard
-from steelyard.services.port import Quote, Request
+from steelyard.services.port import Request
 from steelyard.storage.budgets import load_budget
 from steelyard.storage.database import Database
 from steelyard.storage.meters import BudgetMeters
 
 _RANDOM = 45  # 5 bytes of the call id, 32 of salt, 8 of seed
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One client's request, on its way through one or more attempts."""
-
-    account: Account
-    listing: Listing
-    request: Request
-    body: bytes
-    quote: Quote
-    is_private: bool
-    started_s: float
-    call_id: bytes = b""
-    call_hex: bytes = b""
-    salt: bytes = b""
-    seed: int = 0
-    tried: list[Seller] = field(default_factory=list)
-    failures: list[tuple[bytes, str]] = field(default_factory=list)
 
 
 class Dispatcher:
@@ -88,15 +69,38 @@ class Dispatcher:
         self._escrow_address = escrow_address
         self._random = random
 
-    def name_call(self, job: Job) -> None:
-        """Draw a job's call id, salt and seed; an attempt elsewhere keeps them."""
+    def build_job(
+        self, account: Account, listing: Listing, request: Request, body: bytes, *, is_private: bool, started_s: float
+    ) -> Job:
+        """Return a request ready to be placed, its call id, salt and seed drawn."""
         random = self._random.take(_RANDOM)
         nonce = call_nonce(self._settlement.clock_ms(), random[:5])
-        job.call_id = mark_call(self._mark_secret, nonce, job.account.mark)
-        job.call_hex = job.call_id.hex().encode()
-        job.salt = random[5:37]
-        seed = job.request.seed
-        job.seed = int.from_bytes(random[37:], "big") if seed is None else seed
+        call_id = mark_call(self._mark_secret, nonce, account.mark)
+        return Job(
+            account,
+            self._meters.meter(account.key_id),
+            listing,
+            request,
+            body,
+            listing.service.quote(request),
+            is_private,
+            started_s,
+            call_id,
+            call_id.hex().encode(),
+            random[5:37],
+            int.from_bytes(random[37:], "big") if request.seed is None else request.seed,
+        )
+
+    def place_now(self, job: Job) -> Attempt | None:
+        """Send a job at once; or do nothing and return None, where `place` has to wait or to refuse."""
+        seller = self._choose(job)
+        if seller is None:
+            return None
+        max_cost = self._max_cost(job, seller)
+        if self._reserve_now(job, max_cost):
+            return self._send(job, seller, max_cost)
+        seller.record.is_trying = False
+        return None
 
     async def place(self, job: Job) -> Attempt:
         """Send a job to the provider that should have it, and return the attempt.
@@ -107,9 +111,7 @@ class Dispatcher:
         """
         clock = self._settlement.clock
         for _ in range(2 + len(job.listing.sellers)):
-            seller = job.listing.choose(
-                job.tried, job.request.prefix, clock(), job.salt[0] / 256 + job.salt[1] / 65_536
-            )
+            seller = self._choose(job)
             if seller is None:
                 raise self._nobody(job)
             max_cost = self._max_cost(job, seller)
@@ -133,33 +135,36 @@ class Dispatcher:
             job.tried.append(seller)
         raise self._nobody(job)
 
+    def _choose(self, job: Job) -> Seller | None:
+        luck = job.salt[0] / 256 + job.salt[1] / 65_536
+        return job.listing.choose(job.tried, job.request.prefix, self._settlement.clock(), luck)
+
     def _max_cost(self, job: Job, seller: Seller) -> int:
         quote, offer = job.quote, seller.offer
         return call_cost(quote.max_units_in, quote.max_units_out, offer.price_in, offer.price_out)
 
     def _reserve_now(self, job: Job, nano: int) -> bool:
-        if not self._meters.meter(job.account.key_id).try_reserve(nano):
+        if not job.meter.try_reserve(nano):
             return False
-        if self._meters.meter(self._escrow_id).try_reserve(nano):
+        if self._settlement.escrow.try_reserve(nano):
             return True
-        self._meters.meter(job.account.key_id).release(nano)
+        job.meter.release(nano)
         return False
 
     def _release(self, job: Job, nano: int) -> None:
-        self._meters.meter(job.account.key_id).release(nano)
-        self._meters.meter(self._escrow_id).release(nano)
+        job.meter.release(nano)
+        self._settlement.escrow.release(nano)
 
     async def _reserve(self, job: Job, nano: int) -> PaymentRequired | None:
-        key_meter = self._meters.meter(job.account.key_id)
-        if not await key_meter.reserve(nano):
+        if not await job.meter.reserve(nano):
             return await self._over_budget(job, nano)
         try:
-            if await self._meters.meter(self._escrow_id).reserve(nano):
+            if await self._settlement.escrow.reserve(nano):
                 return None
         except BaseException:
-            key_meter.release(nano)
+            job.meter.release(nano)
             raise
-        key_meter.release(nano)
+        job.meter.release(nano)
         return await self._over_escrow(nano)
 
     def _send(self, job: Job, seller: Seller, max_cost: int) -> Attempt:
@@ -184,18 +189,13 @@ class Dispatcher:
         request = job.request
         attempt = Attempt(
             settlement,
-            self._meters.meter(job.account.key_id),
-            job.account.key_id,
+            job,
             seller,
             CallRequest(order, self._tag(order_hash), job.salt, request.api, job.body),
             order_hash,
-            job.quote,
             open_shape(request, job.call_hex, job.listing.model_json, now_ms // 1000),
-            is_stream=request.stream,
-            is_private=job.is_private,
             started_s=settlement.clock(),
             started_ms=now_ms,
-            call_hex=job.call_hex,
         )
         job.tried.append(seller)
         settlement.open(attempt)

@@ -33,3 +33,7 @@ class TokenBucket:
             return 0.0
         self._tokens = tokens
         return (1.0 - tokens) / rate
+
+    def give_back(self) -> None:
+        """Undo a `take` that took a token."""
+        self._tokens += 1.0

@@ -38,6 +38,14 @@ CORS_HEADERS: tuple[Header, ...] = (
     (b"access-control-expose-headers", EXPOSED),
 )
 
+HOT_ROUTES = {
+    "/v1/chat/completions": "chat.completions",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+}
+BEGUN = "steelyard.begun"
+"""Where in a scope the attempt stands that a request was begun with, below ASGI."""
+
 _ERROR_TYPES = {402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -94,3 +102,8 @@ async def send_reply(send: Send, reply: Reply, extra: tuple[Header, ...] = ()) -
     length = (b"content-length", b"%d" % len(reply.body))
     await send({"type": "http.response.start", "status": reply.status, "headers": [*reply.headers, *extra, length]})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+def head_block(headers: tuple[Header, ...]) -> bytes:
+    """Return headers as they stand on the wire, each with its line end."""
+    return b"".join([b"%s: %s\r\n" % header for header in headers])

@@ -16,6 +16,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -26,6 +27,7 @@ from steelyard.errors import ConfigError, Fault, SteelyardError
 from steelyard.gateway.assembly import Gateway, assemble
 from steelyard.gateway.catalogue import BindService
 from steelyard.gateway.chain_view import ChainView
+from steelyard.gateway.fast_path import GatewayProtocol
 from steelyard.gateway.pages import Address
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.watch import keep_beating
@@ -176,7 +178,7 @@ async def serve(
 async def _http(gateway: Gateway, listener: socket.socket, settings: GatewaySettings) -> AsyncIterator[None]:
     config = uvicorn.Config(
         gateway.app,
-        http="httptools",
+        http=partial(GatewayProtocol, gateway.fast),  # type: ignore[arg-type]  # it is called like the class
         ws="none",
         lifespan="off",
         log_config=None,

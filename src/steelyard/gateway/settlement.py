@@ -26,7 +26,7 @@ from steelyard.storage.operations import Operation
 
 if TYPE_CHECKING:
     from steelyard.gateway.attempt import Attempt
-    from steelyard.storage.meters import BudgetMeters
+    from steelyard.storage.meter import BudgetMeter
     from steelyard.storage.writer import GroupWriter
 
 encode_row = msgspec.msgpack.Encoder().encode
@@ -44,7 +44,7 @@ class Settlement:
     """The one place where reservations end.
 
     Args:
-        writer: for rows. meters, escrow_id: the budgets, and which is that of the gateway's deposit.
+        writer: for rows. escrow: the budget of the gateway's deposit.
         run_id: 16 bytes, this life of the process.
         clock: monotonic seconds. clock_ms: Unix milliseconds. grace_s: how long after its deadline a lost order waits.
     """
@@ -52,8 +52,7 @@ class Settlement:
     def __init__(
         self,
         writer: GroupWriter,
-        meters: BudgetMeters,
-        escrow_id: str,
+        escrow: BudgetMeter,
         metrics: Metrics,
         run_id: bytes,
         *,
@@ -63,12 +62,11 @@ class Settlement:
     ) -> None:
         self.clock = clock
         self.clock_ms = clock_ms
+        self.escrow = escrow
         self.loop = asyncio.get_running_loop()
         self.open_orders: dict[bytes, Attempt] = {}
         self.lost: dict[bytes, Attempt] = {}
         self._writer = writer
-        self._meters = meters
-        self._escrow_id = escrow_id
         self._metrics = metrics
         self._run_id = run_id
         self._grace_ms = int(grace_s * 1000)
@@ -90,8 +88,8 @@ class Settlement:
         cost = receipt.cost
         # An engine's own failure before anything was shown is the gateway's cost: the call is tried again elsewhere.
         is_charged = receipt.finish_reason != FinishReason.ERROR or attempt.is_shown
-        attempt.meter.settle(order.max_cost, cost if is_charged else 0)
-        self._meters.meter(self._escrow_id).settle(order.max_cost, cost)
+        attempt.job.meter.settle(order.max_cost, cost if is_charged else 0)
+        self.escrow.settle(order.max_cost, cost)
         is_cut = receipt.finish_reason >= FinishReason.CANCELLED
         seller.lane.add_receipt(order.call_id, attempt.order_hash, attempt.receipt_hash, cost)
         now_s = self.clock()
@@ -122,10 +120,10 @@ class Settlement:
         if attempt.is_lost:
             self.lost[attempt.order_hash] = attempt
             if not attempt.is_shown:
-                attempt.meter.release(order.max_cost)
+                attempt.job.meter.release(order.max_cost)
             return
-        attempt.meter.release(order.max_cost)
-        self._meters.meter(self._escrow_id).release(order.max_cost)
+        attempt.job.meter.release(order.max_cost)
+        self.escrow.release(order.max_cost)
         self._add_row(attempt, FAILED, None)
 
     def settle_late(self, order_hash: bytes, receipt: Receipt, receipt_hash: bytes) -> bool:
@@ -135,8 +133,8 @@ class Settlement:
             return False
         order = attempt.request.order
         if attempt.is_shown:
-            attempt.meter.settle(order.max_cost, receipt.cost)
-        self._meters.meter(self._escrow_id).settle(order.max_cost, receipt.cost)
+            attempt.job.meter.settle(order.max_cost, receipt.cost)
+        self.escrow.settle(order.max_cost, receipt.cost)
         attempt.receipt_hash = receipt_hash
         self._add_row(attempt, CUT, receipt, is_charged=attempt.is_shown)
         self._metrics.calls[attempt.seller.name, attempt.seller.provider_hex, "late_receipt"] += 1
@@ -151,8 +149,8 @@ class Settlement:
             if order.deadline_ms < limit_ms:
                 del self.lost[order_hash]
                 if attempt.is_shown:
-                    attempt.meter.release(order.max_cost)
-                self._meters.meter(self._escrow_id).release(order.max_cost)
+                    attempt.job.meter.release(order.max_cost)
+                self.escrow.release(order.max_cost)
                 self._add_row(attempt, LOST, None, is_charged=attempt.is_shown)
         self._drain()
 
@@ -238,14 +236,14 @@ class Settlement:
         row = CallRow(
             attempt.order_hash,
             order.call_id,
-            attempt.key_id if is_charged else None,
+            attempt.job.account.key_id if is_charged else None,
             self._run_id,
             order.provider,
             order.service_id,
             attempt.seller.lane.key,
             encode_row(order),
             attempt.request.salt,
-            status + PRIVATE_SUFFIX if attempt.is_private else status,
+            status + PRIVATE_SUFFIX if attempt.job.is_private else status,
             None if receipt is None else attempt.receipt_hash,
             None if receipt is None else encode_row(receipt),
             0 if receipt is None else receipt.cost,

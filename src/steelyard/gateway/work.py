@@ -13,39 +13,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
-from steelyard.errors import BadRequest, NotFound, SteelyardError, TooLarge, Unavailable
+from steelyard.errors import BadRequest, NotFound, SteelyardError, Unavailable
 from steelyard.gateway.access import Access, Account
 from steelyard.gateway.answers import APIS
 from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.catalogue import Catalogue, Listing, Seller
-from steelyard.gateway.dispatch import Dispatcher, Job
+from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.hangups import HangupWatch, Patient
+from steelyard.gateway.job import Job
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.replays import Recording, Replays
 from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive, Reply, Send, send_reply
+from steelyard.gateway.request_bodies import ClientGone, read_body, read_model
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import LANE_LOST
-from steelyard.gateway.whole_replies import head_block, write_whole
 from steelyard.link.port import Failure
 from steelyard.protocol.messages import FinishReason
 
-_HEAD = b"%sx-steelyard-call: call_%s\r\nx-steelyard-receipt: 0x%s\r\nx-steelyard-cost-nano: %d\r\n%s"
 _CUT_FROM = int(FinishReason.CANCELLED)
-
-
-class _Head(msgspec.Struct):
-    """All that has to be known of a body before its kind is: whom it is for."""
-
-    model: str
-
-
-_decode_head = msgspec.json.Decoder(_Head).decode
-
-
-class ClientGone(Exception):
-    """The client hung up; there is nobody to answer."""
 
 
 class Work:
@@ -81,14 +66,46 @@ class Work:
         self._why_full = why_full
         self._clock = clock
 
+    def begin(self, api: str, account: Account, headers: dict[bytes, bytes], body: bytes) -> Attempt | None:
+        """Send the order of a call that doesn't stream at once; or do nothing and return None: `answer` serves it then.
+
+        Args:
+            account: whom the key was found to be, in this turn of the loop or while the body came.
+        """
+        started_s = self._clock()
+        if self._why_full():
+            return None
+        try:
+            listing = self._catalogue.listings.get(read_model(body))
+            if listing is None:
+                return None
+            job = self._read_job(api, account, headers, body, listing, started_s)
+        except SteelyardError:
+            return None  # `answer` comes to the same, and says so
+        if job.request.stream or not self._access.try_turn(account):
+            return None
+        attempt = self._dispatcher.place_now(job)
+        if attempt is None:
+            self._access.give_back_turn(account)
+        return attempt
+
     async def answer(
-        self, api: str, headers: dict[bytes, bytes], receive: Receive, send: Send, extra: tuple[Header, ...]
+        self,
+        api: str,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        send: Send,
+        extra: tuple[Header, ...],
+        begun: Attempt | None = None,
     ) -> int:
         """Answer one request and return the status; raises a Refusal before anything was sent.
 
         Args:
             api: e.g. ``chat.completions``. headers: of the request, lower-case. extra: headers for the reply.
+            begun: what `begin` made of the request, if it did: the answer goes on from there.
         """
+        if begun is not None:
+            return await self._answer(begun.job, receive, send, extra, None, begun)
         authorization = headers.get(b"authorization")
         account = self._access.recall(authorization) or await self._access.admit(authorization)
         self._access.take_turn(account)
@@ -103,54 +120,46 @@ class Work:
                 await send_reply(send, recording, (*extra, (b"x-steelyard-replayed", b"true")))
                 return recording.status
             try:
-                status = await self._serve(api, account, headers, body, receive, send, extra, started_s, recording)
+                listing = await self._find_listing(read_model(body))
+                job = self._read_job(api, account, headers, body, listing, started_s)
+                status = await self._answer(job, receive, send, extra, recording)
             finally:
                 await recording.close()
             return status
-        return await self._serve(api, account, headers, body, receive, send, extra, started_s, None)
+        listing = await self._find_listing(read_model(body))
+        job = self._read_job(api, account, headers, body, listing, started_s)
+        return await self._answer(job, receive, send, extra, None)
 
-    async def _serve(
-        self,
-        api: str,
-        account: Account,
-        headers: dict[bytes, bytes],
-        body: bytes,
-        receive: Receive,
-        send: Send,
-        extra: tuple[Header, ...],
-        started_s: float,
-        recording: Recording | None,
-    ) -> int:
-        listing = await self._find_listing(body)
+    def _read_job(
+        self, api: str, account: Account, headers: dict[bytes, bytes], body: bytes, listing: Listing, started_s: float
+    ) -> Job:
         request = listing.service.parse(api, body)
         if request.api not in APIS:
             raise BadRequest(f"{listing.name!r} does not answer {api}", param="model")
-        job = Job(
-            account,
-            listing,
-            request,
-            body,
-            listing.service.quote(request),
-            headers.get(b"x-steelyard-private", b"").lower() in (b"true", b"1"),
-            started_s,
-        )
-        self._dispatcher.name_call(job)
+        is_private = headers.get(b"x-steelyard-private", b"").lower() in (b"true", b"1")
+        return self._dispatcher.build_job(account, listing, request, body, is_private=is_private, started_s=started_s)
+
+    async def _answer(
+        self,
+        job: Job,
+        receive: Receive,
+        send: Send,
+        extra: tuple[Header, ...],
+        recording: Recording | None,
+        begun: Attempt | None = None,
+    ) -> int:
         patient = self._hangups.add(receive)
         try:
-            if request.stream:
+            if job.request.stream:
                 return await self._stream(job, patient, send, extra, recording)
-            return await self._whole(job, patient, send, extra, recording)
+            return await self._whole(job, patient, send, extra, recording, begun)
         except ClientGone:
             return 499
         finally:
             self._hangups.remove(patient)
-            self._metrics.answered.observe(self._clock() - started_s)
+            self._metrics.answered.observe(self._clock() - job.started_s)
 
-    async def _find_listing(self, body: bytes) -> Listing:
-        try:
-            name = _decode_head(body).model
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise _bad_body(body, error) from error
+    async def _find_listing(self, name: str) -> Listing:
         listing = self._catalogue.listings.get(name)
         if listing is not None:
             return listing
@@ -166,10 +175,11 @@ class Work:
             param="model",
         )
 
-    async def _first(self, job: Job, patient: Patient) -> Attempt:
+    async def _first(self, job: Job, patient: Patient, begun: Attempt | None = None) -> Attempt:
         """The first attempt that has something to show or is done; failed ones are replaced."""
         while True:
-            attempt = await self._dispatcher.place(job)
+            attempt = begun or await self._dispatcher.place(job)
+            begun = None
             patient.on_gone = attempt.cancel
             if patient.is_gone:
                 attempt.cancel()
@@ -203,23 +213,24 @@ class Work:
             raise ClientGone
 
     async def _whole(
-        self, job: Job, patient: Patient, send: Send, extra: tuple[Header, ...], recording: Recording | None
+        self,
+        job: Job,
+        patient: Patient,
+        send: Send,
+        extra: tuple[Header, ...],
+        recording: Recording | None,
+        begun: Attempt | None,
     ) -> int:
-        attempt = await self._first(job, patient)
+        attempt = await self._first(job, patient, begun)
         receipt = attempt.receipt
         if receipt is None:
             raise cut_error(attempt)
         body = attempt.out[0]
-        receipt_hex = attempt.receipt_hash.hex().encode()
-        if recording is None and write_whole(
-            send, _HEAD % (attempt.seller.head, job.call_hex, receipt_hex, receipt.cost, head_block(extra)), body
-        ):
-            return 200
         headers = [
             JSON_HEADER,
             *attempt.seller.headers,
             (b"x-steelyard-call", b"call_" + job.call_hex),
-            (b"x-steelyard-receipt", b"0x" + receipt_hex),
+            (b"x-steelyard-receipt", b"0x" + attempt.receipt_hex),
             (b"x-steelyard-cost-nano", b"%d" % receipt.cost),
         ]
         if recording is not None:
@@ -279,52 +290,3 @@ def cut_error(attempt: Attempt) -> SteelyardError:
         code="provider_lost",
         retry_after_s=1.0,
     )
-
-
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """Return a request's whole body.
-
-    Raises:
-        TooLarge: above the limit, by its Content-Length or by what came. ClientGone: it ended early.
-    """
-    declared = headers.get(b"content-length")
-    if declared is not None and (not declared.isdigit() or int(declared) > limit):
-        raise _too_large(declared.decode("latin-1"), limit)
-    message = await receive()
-    if message["type"] != "http.request":
-        raise ClientGone
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > limit:
-            raise _too_large(str(len(body)), limit)
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body"):
-        if size > limit:
-            raise _too_large(f"over {size}", limit)
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-    if size > limit:
-        raise _too_large(str(size), limit)
-    return b"".join(parts)
-
-
-def _too_large(size: str, limit: int) -> TooLarge:
-    return TooLarge(f"the body has {size[:20]} bytes, this gateway takes {limit}: send less at once")
-
-
-def _bad_body(body: bytes, error: Exception) -> BadRequest:
-    if not body:
-        return BadRequest("the body is empty: send a JSON object with a `model`", code="invalid_json")
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return BadRequest(f"the body is not JSON: {error}", code="invalid_json")
-    if not isinstance(value, dict):
-        return BadRequest(f"the body is a JSON {type(value).__name__}: send an object", code="invalid_json")
-    if "model" not in value:
-        return BadRequest("`model` is missing: name one of GET /v1/models", param="model")
-    return BadRequest(f"`model` is {str(value['model'])[:80]!r}: it must be a string", param="model")

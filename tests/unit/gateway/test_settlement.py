@@ -38,7 +38,6 @@ def _settlement(writer: NarrowWriter) -> Settlement:
     return Settlement(
         cast(Any, writer),
         cast(Any, None),
-        "escrow",
         Metrics(),
         b"\x01" * 16,
         clock=lambda: 0.0,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from steelyard.gateway import access, calls_view, hangups, routing
-from steelyard.gateway.app import HOT_ROUTES
 from steelyard.gateway.assembly import STALE_CHAIN_BEATS
+from steelyard.gateway.replies import HOT_ROUTES
 from steelyard.gateway.settings import GatewaySettings
 
 PAGE = " ".join((Path(__file__).parents[3] / "docs/spec/gateway.md").read_text().split())

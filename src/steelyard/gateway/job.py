@@ -1,0 +1,40 @@
+"""One client's request on its way: what it asks for, who asks, and where it was tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from steelyard.gateway.access import Account
+from steelyard.services.port import Quote, Request
+
+if TYPE_CHECKING:
+    from steelyard.gateway.catalogue import Listing, Seller
+    from steelyard.storage.meter import BudgetMeter
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request that was read and not answered yet; it goes through one or more attempts.
+
+    Attributes:
+        account, meter: whose key it is, and that key's budget. started_s: monotonic, when it had come whole.
+        call_id, call_hex, salt, seed: drawn once, so that an attempt elsewhere keeps them.
+        is_private: kept with the call's row, and never sent to a provider.
+        tried, failures: who was asked, and why each of them gave no answer.
+    """
+
+    account: Account
+    meter: BudgetMeter
+    listing: Listing
+    request: Request
+    body: bytes
+    quote: Quote
+    is_private: bool
+    started_s: float
+    call_id: bytes
+    call_hex: bytes
+    salt: bytes
+    seed: int
+    tried: list[Seller] = field(default_factory=list)
+    failures: list[tuple[bytes, str]] = field(default_factory=list)
