@@ -1,7 +1,7 @@
 """One lane as its provider keeps it: receipts that wait for a batch, what was signed, promised and paid.
 
-1. A batch and its receipts are on disk before the batch is sent; one batch of a lane is written at a time, so there are
-   never two with one number.
+1. A batch and its receipts are on disk before the batch is sent; a lane has one write at a time, of batches in order,
+   so there are never two with one number.
 2. A voucher is on disk before it counts.
 
 Law: docs/spec/money.md, section 3.
@@ -29,6 +29,12 @@ from steelyard.storage.operations import Operation
 from steelyard.storage.writer import GroupWriter
 
 BUSY_PAUSE_S = 0.5
+MAX_WRITE_CALLS = 1_024
+"""The most receipts in one write."""
+
+WHOLE_PAUSE_S = 0.02
+"""How long a whole batch waits for others to share its write."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -116,16 +122,13 @@ class LaneAccount:
     def add(self, leaf: Leaf) -> None:
         """Take a receipt; it is signed in a batch within the delay."""
         self._pending.append(leaf)
-        if len(self._pending) >= self._tools.settings.batch_calls:
-            self._start_writing()
-        elif self._timer is None and self._writing is None:
-            delay = self._tools.settings.batch_delay_s
-            self._timer = asyncio.get_running_loop().call_later(delay, self._start_writing)
+        if self._writing is None and len(self._pending) in (1, self._tools.settings.batch_calls):
+            self._set_timer()
 
     async def flush(self) -> None:
         """Sign and write all that waits."""
         while self._pending or self._writing:
-            self._start_writing()
+            self._start_writing(is_flush=True)
             if self._writing is not None:
                 await asyncio.shield(self._writing)
 
@@ -152,39 +155,61 @@ class LaneAccount:
             count = self.voucher.voucher.count
             self._heads = {head: total for head, total in self._heads.items() if total[1] >= count}
 
-    def _start_writing(self) -> None:
+    def _set_timer(self) -> None:
+        """Write when the oldest receipt that waits is due; soon, if there are enough for a whole batch."""
+        settings = self._tools.settings
+        waited_s = (self._tools.now_ms() - self._pending[0].receipt.finished_ms) / 1000
+        delay_s = min(max(0.0, settings.batch_delay_s - waited_s), settings.batch_delay_s)
+        if len(self._pending) >= settings.batch_calls:
+            delay_s = min(delay_s, WHOLE_PAUSE_S)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._start_writing)
+
+    def _start_writing(self, *, is_flush: bool = False) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._writing is None and self._pending:
-            self._writing = asyncio.create_task(self._write(), name="lane-batch")
+            self._writing = asyncio.create_task(self._write(is_flush=is_flush), name="lane-batch")
 
-    async def _write(self) -> None:
+    async def _write(self, *, is_flush: bool) -> None:
         try:
-            while self._pending:
-                count = self._tools.settings.batch_calls
-                leaves, self._pending = self._pending[:count], self._pending[count:]
-                signed = await self._write_batch(leaves)
+            for signed, leaves in await self._write_batches(self._take_leaves(is_flush=is_flush)):
                 is_heard = all(leaf.link is self.feed.link for leaf in leaves)
                 entries = () if is_heard else tuple(leaf.entry for leaf in leaves)
                 self.feed.push(signed, [leaf.order.call_id for leaf in leaves], entries)
         except Exception as error:  # the ledger can't be written: nothing may be sent any more, so the process stops
             self._tools.on_crash(error)
+            return
         finally:
             self._writing = None
+        if self._pending:
+            self._set_timer()
 
-    async def _write_batch(self, leaves: Sequence[Leaf]) -> SignedBatch:
-        now_ms = self._tools.now_ms()
-        ids, costs = [leaf.receipt_hash for leaf in leaves], [leaf.receipt.cost for leaf in leaves]
-        after, signed = extend_lane(self.state, ids, costs, self._tools.key, self._tools.domain)
-        write = record_batch(after, signed, [leaf.row for leaf in leaves], now_ms=now_ms)
-        if self._is_new:
-            write = Operation((*open_lane(self.state.lane, now_ms=now_ms).steps, *write.steps))
-        await self._submit(write)
+    def _take_leaves(self, *, is_flush: bool) -> list[list[Leaf]]:
+        """Take what is signed now: whole batches; what is left over waits for its own, unless nothing is whole."""
+        size, count = self._tools.settings.batch_calls, min(len(self._pending), MAX_WRITE_CALLS)
+        if count >= size and not is_flush:
+            count -= count % size
+        taken, self._pending = self._pending[:count], self._pending[count:]
+        return [taken[start : start + size] for start in range(0, count, size)]
+
+    async def _write_batches(self, batches: Sequence[list[Leaf]]) -> list[tuple[SignedBatch, list[Leaf]]]:
+        now_ms, state = self._tools.now_ms(), self.state
+        steps = list(open_lane(state.lane, now_ms=now_ms).steps) if self._is_new else []
+        written, heads = [], {}
+        for leaves in batches:
+            ids, costs = [leaf.receipt_hash for leaf in leaves], [leaf.receipt.cost for leaf in leaves]
+            state, signed = extend_lane(state, ids, costs, self._tools.key, self._tools.domain)
+            steps += record_batch(state, signed, [leaf.row for leaf in leaves], now_ms=now_ms).steps
+            heads[state.head] = (state.cumulative, state.count)
+            written.append((signed, leaves))
+        await self._submit(Operation(tuple(steps)))
         self._is_new = False
-        self.state = after
-        self._heads[after.head] = (after.cumulative, after.count)
-        return signed
+        self.state = state
+        self._heads |= heads
+        return written
 
     async def _submit(self, write: Operation) -> None:
         while True:
