@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.service_world import ignore
 
-from steelyard.engines.llama import LlamaEngine, facts_of
+from steelyard.engines.gguf_model import facts_of
+from steelyard.engines.llama import LlamaEngine
 from steelyard.engines.llama_server import LlamaOptions
 from steelyard.weights.cache import WeightCache
 from steelyard.weights.catalogue import find_model
@@ -35,7 +36,7 @@ async def fetch_test_model() -> Path:
 @asynccontextmanager
 async def opened(slots: int = 2, context_tokens: int = 512) -> AsyncIterator[LlamaEngine]:
     """Open the engine with a small context, prepared."""
-    options = LlamaOptions(slots=slots, context_tokens=context_tokens, batch_tokens=64)
+    options = LlamaOptions(slots=slots, context_tokens=context_tokens, batch_tokens=32)
     engine = LlamaEngine(await fetch_test_model(), facts=facts_of(MODEL), options=options)
     try:
         await engine.prepare(ignore)

@@ -17,7 +17,7 @@ import struct
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from steelyard.engines.port import Candidates, Delta, Embeddings, EngineInfo, Progress
+from steelyard.engines.port import Candidates, Delta, Embeddings, EngineInfo, Progress, Scorer
 from steelyard.errors import BadRequest
 from steelyard.services.port import Context, Request, Result, Service
 
@@ -99,6 +99,7 @@ class LetterEngine:
         self.noise = noise
         self.open_sessions = 0
         self.steps = 0
+        self.scorer: Scorer | None = None
         self.info = EngineInfo(
             engine="letters",
             engine_version="1",

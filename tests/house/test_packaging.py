@@ -41,11 +41,11 @@ def test_lock_has_hashes_and_no_registry_host() -> None:
 
 
 def test_lock_covers_every_direct_dependency() -> None:
-    """A dependency added to pyproject.toml without `make lock` is noticed."""
+    """A dependency added to pyproject.toml without `make lock` is noticed; only the torch engine's are left out."""
     lock = (ROOT / "requirements.lock").read_text().lower().replace("_", "-")
     wanted = list(PROJECT["dependencies"])
-    for extra in PROJECT["optional-dependencies"].values():
-        wanted += extra
+    for name, extra in PROJECT["optional-dependencies"].items():
+        wanted += extra if name != "transformers" else []
     for requirement in wanted:
         assert re.search(rf"^{re.escape(requirement_name(requirement).replace('_', '-'))}==", lock, re.MULTILINE), (
             requirement

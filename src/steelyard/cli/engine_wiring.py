@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import structlog
 
 from steelyard.cli.settings import NodeSection, ServiceEntry
-from steelyard.engines.llama import LlamaEngine, ModelFacts, facts_of
+from steelyard.engines.gguf_model import ModelFacts, facts_of
+from steelyard.engines.llama import LlamaEngine
 from steelyard.engines.llama_server import LlamaOptions
 from steelyard.engines.port import Engine, EngineInfo
 from steelyard.engines.upstream import UpstreamEngine

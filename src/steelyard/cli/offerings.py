@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from steelyard.cli.genesis import ServicePlan
 from steelyard.cli.settings import Settings
-from steelyard.engines.llama import LlamaEngine, facts_of
+from steelyard.engines.gguf_model import facts_of
+from steelyard.engines.llama import LlamaEngine
 from steelyard.engines.llama_server import LlamaOptions
 from steelyard.protocol.messages import Grade
 from steelyard.services.discovery import installed_services

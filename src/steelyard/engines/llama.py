@@ -7,6 +7,7 @@
    log-probabilities of a token that ends inside a character. The log-probabilities are those before any bias.
 5. Embeddings come from a second context over the same file (mean over all positions, unit length), opened when first
    asked.
+6. Whole answers are scored in one forward pass over a third context, opened when first asked (llama_logits.py).
 
 Measured (SmolLM2-135M, one thread): stepping costs what the engine's own loop costs;
 tests/integration/test_llama_speed.py.
@@ -22,46 +23,30 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
+from steelyard.engines.gguf_model import (
+    EMBEDDING_CONTEXT_TOKENS,
+    TEMPLATE_SLACK_TOKENS,
+    ModelFacts,
+    check_context,
+    describe_model,
+    price_template,
+)
 from steelyard.engines.llama_gate import StepGate, raise_error
+from steelyard.engines.llama_library import check_version
+from steelyard.engines.llama_logits import LlamaScorer
 from steelyard.engines.llama_server import REFUSED, LlamaOptions, LlamaServer, open_llama_server
 from steelyard.engines.llama_session import LlamaSession, step_request
 from steelyard.engines.port import Embeddings, EngineInfo, Progress
 from steelyard.engines.vocabulary import Vocabulary
 from steelyard.errors import BadRequest, ConfigError, Fault, Unavailable
-from steelyard.weights.catalogue import KnownModel
 from steelyard.weights.gguf import GgufHeader, load_gguf_header
 
 ENGINE = "llama.cpp"
-EMBEDDING_CONTEXT_TOKENS = 2048
 WAITING_PER_SLOT = 16
-TEMPLATE_SLACK_TOKENS = 2
-"""Added to what a template was measured to cost per message: a text's ends may break a merge on either side of it."""
 
-_FORCING_BIAS = 10_000.0
-
-
-class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a model beside its file: its name, where it came from, its hash, and its card's sampling
-    advice.
-    """
-
-    model: str = ""
-    weights_url: str = ""
-    weights_sha256: str = ""
-    temperature_default: float = 1.0
-    top_p_default: float = 1.0
-
-
-def facts_of(model: KnownModel) -> ModelFacts:
-    """Return the facts of a model in the catalogue."""
-    return ModelFacts(
-        model=model.name,
-        weights_url=model.url,
-        weights_sha256=model.sha256,
-        temperature_default=model.temperature,
-        top_p_default=model.top_p,
-    )
+_log = structlog.get_logger("steelyard.engines")
 
 
 class LlamaEngine:
@@ -89,6 +74,7 @@ class LlamaEngine:
         self._generator: LlamaServer | None = None
         self._gate: StepGate | None = None
         self._embedder: LlamaServer | None = None
+        self._scorer: LlamaScorer | None = None
         self._opening = asyncio.Lock()
         self._free = asyncio.Semaphore(self._options.slots)
         self._waiting = 0
@@ -99,6 +85,11 @@ class LlamaEngine:
         if self._info is None:
             raise Fault("the engine's info was asked for before prepare()")
         return self._info
+
+    @property
+    def scorer(self) -> LlamaScorer | None:
+        """None before `prepare`, and with a version of the library whose C API was never tested."""
+        return self._scorer
 
     async def prepare(self, progress: Progress) -> None:
         """Load the model; safe to call twice.
@@ -113,11 +104,7 @@ class LlamaEngine:
             progress("loading the model", 0, size)
             header = await asyncio.to_thread(load_gguf_header, self._path)
             vocabulary = Vocabulary(header)
-            wanted = self._options.context_tokens
-            if header.context_tokens and wanted > header.context_tokens:
-                raise ConfigError(
-                    f"a context of {wanted} tokens was asked for, {self._path.name} has at most {header.context_tokens}"
-                )
+            check_context(header, self._options.context_tokens, self._path.name)
             generator = await open_llama_server(self._path, self._options)
             self._generator, self._vocabulary = generator, vocabulary
             self._gate = StepGate(generator, step_request(vocabulary.plain_token))
@@ -127,35 +114,26 @@ class LlamaEngine:
                 self._generator = None
                 await generator.aclose()
                 raise
+            self._scorer = self._open_scorer()
             progress("loading the model", size, size)
 
+    def _open_scorer(self) -> LlamaScorer | None:
+        try:
+            check_version(version("xllamacpp"))
+        except ConfigError as error:
+            _log.warning("scorer_skipped", reason=error.message)
+            return None
+        return LlamaScorer(self._path, self._options)
+
     async def _measure(self, header: GgufHeader, vocabulary: Vocabulary, size: int) -> EngineInfo:
-        facts = self._facts
-        per_request = per_message = 0
-        if header.template:
-            one = len(await self.render([{"role": "user", "content": ""}]))
-            three = len(await self.render([{"role": role, "content": ""} for role in ("user", "assistant", "user")]))
-            per_message = max(0, -(-(three - one) // 2)) + TEMPLATE_SLACK_TOKENS
-            per_request = one
-        return EngineInfo(
+        per_request, per_message = await price_template(header, self.render)
+        return msgspec.structs.replace(
+            describe_model(self._facts, header, vocabulary, size),
             engine=ENGINE,
             engine_version=llama_version(),
-            model=facts.model or header.name,
-            weights_url=facts.weights_url,
-            weights_sha256=facts.weights_sha256,
-            weights_size_bytes=size,
-            quantisation=header.quantisation,
-            tokenizer_hash=header.tokenizer_hash,
-            template_hash=header.template_hash,
             context_tokens=self._options.context_tokens,
             template_request_tokens=per_request,
             template_message_tokens=per_message,
-            longest_token_bytes=vocabulary.longest_bytes,
-            embedding_dimension=header.embedding_dimension,
-            embedding_context_tokens=min(EMBEDDING_CONTEXT_TOKENS, header.context_tokens),
-            temperature_default=facts.temperature_default,
-            top_p_default=facts.top_p_default,
-            owns_logits=True,
         )
 
     async def tokenise(self, text: str) -> list[int]:
@@ -263,10 +241,10 @@ class LlamaEngine:
         return self._server().base_url
 
     async def aclose(self) -> None:
-        for server in (self._generator, self._embedder):
-            if server is not None:
-                await server.aclose()
-        self._generator = self._embedder = self._gate = None
+        for part in (self._scorer, self._generator, self._embedder):
+            if part is not None:
+                await part.aclose()
+        self._generator = self._embedder = self._gate = self._scorer = None
 
 
 def llama_version() -> str:

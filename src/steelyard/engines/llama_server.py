@@ -29,12 +29,17 @@ REFUSED = "engine_refused"
 
 
 class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server is opened: sequences at once, compute threads, context per sequence, and prompt tokens per batch."""
+    """How a server is opened: sequences at once, compute threads, context per sequence, and tokens per batch.
+
+    Below 64 tokens a batch computes the very bits that one token alone gets; from there on llama.cpp's attention takes
+    another kernel, 0.1 nats away on SmolLM2-135M. So what a slot happens to have cached, who shares its batch, and
+    whether an answer was stepped or scored leaves no trace. A prompt takes 5 % longer than in batches of 256.
+    """
 
     slots: int = 1
     threads: int = 1
     context_tokens: int = 2048
-    batch_tokens: int = 256
+    batch_tokens: int = 48
     is_embedder: bool = False
 
 

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from steelyard.errors import BadRequest
+
 TOP_CANDIDATES = 64
 """How many of the most likely tokens a step engine gives: the sampler's whole world (docs/spec/sampler.md)."""
 
@@ -96,11 +98,46 @@ class Session(Protocol):
         """Free the slot."""
 
 
+class Scorer(Protocol):
+    """An engine's way to judge a whole answer in one forward pass."""
+
+    async def score(self, prompt: Sequence[int], answer: Sequence[int]) -> list[Candidates]:
+        """Return the candidates before each answer token, as `Session.candidates` would, one pass for all.
+
+        Args:
+            prompt: at least one token.  answer: untrusted ids; with none there is nothing to score.
+
+        Raises:
+            BadRequest: both together are longer than the context, or a token is not in the vocabulary.
+            Unavailable: the engine failed or was closed.
+        """
+
+
+def check_scored(prompt: Sequence[int], answer: Sequence[int], context_tokens: int) -> None:
+    """Refuse what a scorer can't score.
+
+    Raises:
+        BadRequest: no prompt, or prompt and answer together are longer than the context.
+    """
+    if not prompt:
+        raise BadRequest("an answer can't be scored without a prompt", param="messages")
+    if len(prompt) + len(answer) > context_tokens:
+        raise BadRequest(
+            f"prompt and answer have {len(prompt)} + {len(answer)} tokens, this model takes {context_tokens}",
+            code="context_length_exceeded",
+            param="messages",
+        )
+
+
 class StepEngine(Protocol):
     """An engine whose sampler we own."""
 
     @property
     def info(self) -> EngineInfo: ...
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """What scores whole answers, or None: then they are stepped."""
 
     async def prepare(self, progress: Progress) -> None: ...
 

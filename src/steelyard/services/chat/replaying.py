@@ -69,9 +69,8 @@ async def _force(engine: StepEngine, prompt: Sequence[int], claimed: Sequence[in
     """The candidates at each position of an answer, given the claimed tokens before it: in one pass where it can."""
     if not claimed:
         return []
-    scorer = getattr(engine, "scorer", None)
-    if scorer is not None:
-        return list(await scorer.score(prompt, claimed))
+    if (scorer := engine.scorer) is not None:
+        return await scorer.score(prompt, claimed)
     found = []
     session = await engine.open_session(prompt)
     try:

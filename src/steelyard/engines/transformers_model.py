@@ -1,0 +1,110 @@
+"""A GGUF file's weights, dequantised, in PyTorch: the blocking half of the transformers engine.
+
+1. Heavy: torch and transformers are imported only when a model is loaded, and never look for anything on the network.
+2. Arithmetic is float32 throughout. What llama.cpp rounds on its way (activations to 8 bits, its cache to 16) is not
+   rounded here: this is the other engine, with other kernels and other noise.
+3. Not safe for threads: its owner calls it from one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from steelyard.engines.port import TOP_CANDIDATES, Candidates
+from steelyard.errors import BadRequest, ConfigError
+
+ENGINE = "transformers"
+
+
+class TorchModel:
+    """A loaded model and its tokenizer."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load the file, whose hash the caller has proven.
+
+        Raises:
+            ConfigError: a package is missing, or the file is damaged or of an architecture that can't be dequantised.
+        """
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise ConfigError(
+                f"the transformers engine is not installed ({error}): pip install 'steelyard[transformers]'"
+            ) from error
+        torch.set_num_threads(threads)
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        self._torch = torch
+        where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **where)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise ConfigError(f"transformers can't load {path}: {error}") from error
+        self._model = model.eval()
+        self._size = int(model.config.vocab_size)
+
+    def tokenise(self, text: str) -> list[int]:
+        """Return the token ids of a text, control tokens read as such."""
+        return list(self._tokenizer(text)["input_ids"])
+
+    def render(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """Return the token ids of a conversation in the file's own chat template.
+
+        Raises:
+            BadRequest: the template refuses it.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise BadRequest(
+                f"the model's chat template refuses this conversation: {error}", param="messages"
+            ) from error
+        return self.tokenise(text)
+
+    def step(self, tokens: Sequence[int], cache: Any) -> tuple[Candidates, Any]:
+        """Process more of a sequence; return the candidates after its last token, and the new cache (None at first)."""
+        logits, cache = self._forward(tokens, cache, keep=1)
+        return self._candidates(logits)[0], cache
+
+    def score(self, prompt: Sequence[int], answer: Sequence[int]) -> list[Candidates]:
+        """Return the candidates before each answer token, by one forward pass; at least one token in each."""
+        return self._candidates(self._forward([*prompt, *answer[:-1]], None, keep=len(answer))[0])
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """Return the mean of the last layer over all positions, of unit length."""
+        with self._torch.inference_mode():
+            hidden = self._model.model(self._input(tokens), use_cache=False).last_hidden_state[0].mean(dim=0)
+            return list((hidden / hidden.norm()).tolist())
+
+    def _forward(self, tokens: Sequence[int], cache: Any, *, keep: int) -> tuple[Any, Any]:
+        with self._torch.inference_mode():
+            out = self._model(self._input(tokens), past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        return out.logits[0], out.past_key_values
+
+    def _input(self, tokens: Sequence[int]) -> Any:
+        wrong = next((token for token in tokens if not 0 <= token < self._size), None)
+        if wrong is not None:
+            raise BadRequest(f"token {wrong} is not in this model's vocabulary of {self._size}")
+        return self._torch.tensor([list(tokens)])
+
+    def _candidates(self, logits: Any) -> list[Candidates]:
+        top = self._torch.log_softmax(logits, dim=-1).topk(TOP_CANDIDATES)
+        rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return [Candidates(tuple(ids), tuple(logprobs)) for ids, logprobs in rows]
+
+
+def transformers_version() -> str:
+    """Return the versions of transformers and torch that are installed, without loading them; "" if one is missing."""
+    try:
+        return f"transformers {version('transformers')}, torch {version('torch')}"
+    except PackageNotFoundError:
+        return ""
