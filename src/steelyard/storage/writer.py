@@ -3,8 +3,8 @@
 1. `submit` never waits. `submit_flushed` returns once the operation is committed: what must not leave the process
    before it is on disk (a voucher, a batch) goes that way, and such a group survives a power cut too; the others
    survive the death of the process.
-2. A group starts at once when the writer is idle, else at most `gather_s` after the one before; it holds whatever was
-   queued by then.
+2. A group starts at once when the writer is idle, else `gather_s` after the one before, or twice that while nobody
+   awaits what is queued; it holds whatever was queued by then.
 3. The queue is bounded: a full one is `Unavailable`, which the caller sees.
 4. One refused operation never takes the others of its group with it, and never disappears: it is raised to whoever
    awaits it, else handed to `on_failure`.
@@ -16,6 +16,7 @@ Law: docs/spec/storage.md, section 4.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -63,6 +64,7 @@ class GroupWriter:
         self._gather_s = gather_s
         self._group_size = group_size
         self._queue: deque[tuple[Operation, asyncio.Future[None] | None]] = deque()
+        self._awaited = 0
         self._wake = asyncio.Event()
         self._refusal: str | None = None
         self._task = asyncio.create_task(self._run(), name="group-writer")
@@ -118,32 +120,41 @@ class GroupWriter:
                 retry_after_s=1.0,
             )
         self._queue.append((operation, done))
+        if done is not None:
+            self._awaited += 1
         if not self._wake.is_set():
             self._wake.set()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        next_start = 0.0
+        started_s = -math.inf
         while self._refusal is None or self._queue:
             await self._wake.wait()
-            delay_s = next_start - loop.time()
-            if delay_s > 0 and self._refusal is None:
-                await asyncio.sleep(delay_s)
-            next_start = loop.time() + self._gather_s
+            await self._gather(started_s)
+            started_s = loop.time()
             group = [self._queue.popleft() for _ in range(min(len(self._queue), self._group_size))]
             if not self._queue and self._refusal is None:
                 self._wake.clear()
             if group:
+                awaited = sum(done is not None for _, done in group)
+                self._awaited -= awaited
                 try:
-                    refused = await self._backend.write(
-                        [operation for operation, _ in group], is_awaited=any(done is not None for _, done in group)
-                    )
+                    refused = await self._backend.write([operation for operation, _ in group], is_awaited=awaited > 0)
                 except BaseException as error:
                     self._crash(group, error)
                     if isinstance(error, asyncio.CancelledError):
                         raise
                     return
                 self._resolve(group, refused)
+
+    async def _gather(self, started_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        for due_s in (started_s + self._gather_s, started_s + 2 * self._gather_s):
+            delay_s = due_s - loop.time()
+            if delay_s > 0 and self._refusal is None:
+                await asyncio.sleep(delay_s)
+            if self._awaited:
+                return
 
     def _resolve(
         self, group: list[tuple[Operation, asyncio.Future[None] | None]], refused: dict[int, Exception]
@@ -185,7 +196,7 @@ async def open_writer(
         on_failure: told of each fire-and-forget operation that the database refused; must not raise.
         on_crash: told once that the database failed; stops the process loudly.
         capacity: operations that may wait before `submit` refuses.
-        gather_s: the least time between the starts of two groups, at most 0.01.
+        gather_s: the least time between the starts of two groups, at most 0.005; twice that while nobody awaits.
     """
     backend: GroupBackend
     if database.kind == "sqlite":

@@ -30,7 +30,10 @@ from steelyard.storage.operations import (
     group_steps,
 )
 
-_MOST_ROWS = 256
+_MOST_ROWS = 64
+
+_PREPARED = 4 * _MOST_ROWS
+"""How many SQL texts stay prepared: the few tables that fill quickly, at every size of a group."""
 
 _Job = tuple[list[Operation], bool, "asyncio.Future[dict[int, Exception]]"]
 
@@ -47,6 +50,11 @@ _REFUSALS = (
 )
 
 
+# Otherwise the driver looks for a way to adapt each value of this type, in vain and every time. `bytes` of bytes is the
+# same object.
+sqlite3.register_adapter(bytes, bytes)
+
+
 class SqliteBackend:
     """One connection in one thread; `open_sqlite_backend` makes it."""
 
@@ -58,6 +66,7 @@ class SqliteBackend:
         self._dialect = sqlite_dialect(paramstyle="qmark")
         self._most_parameters = 0
         self._compiled: dict[Statement, CompiledStatement] = {}
+        self._inserts: dict[tuple[str, int], str] = {}
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._work, name="sqlite-writer", daemon=True)
@@ -80,7 +89,9 @@ class SqliteBackend:
 
     def _work(self) -> None:
         try:
-            connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=_PREPARED
+            )
             for pragma in SQLITE_PRAGMAS:
                 connection.execute(pragma)
             self._most_parameters = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
@@ -158,20 +169,20 @@ class SqliteBackend:
 
     def _insert(self, connection: sqlite3.Connection, sql: str, rows: list[Row]) -> None:
         # Many rows in one statement: every execution gives up the interpreter lock and waits up to 5 ms to get it back
-        # while the event loop computes. Chunks are powers of two, so that few texts stay prepared.
-        head, _, values = sql.partition(" VALUES ")
-        start, size = 0, self._most_rows(len(rows[0]))
-        while start < len(rows):
-            while size > len(rows) - start:
-                size //= 2
-            chunk = rows[start : start + size]
-            if any(len(row) != len(rows[0]) for row in chunk):
-                raise ValueError("rows of different lengths for one statement")
-            connection.execute(f"{head} VALUES {', '.join([values] * size)}", tuple(chain.from_iterable(chunk)))
-            start += size
+        # while the event loop computes. Each number of rows is a text of its own, which stays prepared.
+        if len(set(map(len, rows))) > 1:
+            raise ValueError("rows of different lengths for one statement")
+        most = max(1, min(_MOST_ROWS, self._most_parameters // len(rows[0])))
+        for start in range(0, len(rows), most):
+            chunk = rows[start : start + most]
+            connection.execute(self._insert_text(sql, len(chunk)), tuple(chain.from_iterable(chunk)))
 
-    def _most_rows(self, width: int) -> int:
-        return int(max(1, min(_MOST_ROWS, 2 ** ((self._most_parameters // width).bit_length() - 1))))
+    def _insert_text(self, sql: str, count: int) -> str:
+        text = self._inserts.get((sql, count))
+        if text is None:
+            head, _, values = sql.partition(" VALUES ")
+            text = self._inserts[sql, count] = f"{head} VALUES {', '.join([values] * count)}"
+        return text
 
 
 async def open_sqlite_backend(database: Database) -> SqliteBackend:

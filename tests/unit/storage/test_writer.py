@@ -122,6 +122,28 @@ def test_first_group_starts_at_once_and_the_next_gathers() -> None:
     play(story)
 
 
+def test_group_that_nobody_awaits_gathers_twice_as_long() -> None:
+    """An awaited write ends the gathering; without one it goes on, so that fewer groups are written."""
+
+    async def story() -> None:
+        world = World(gather_s=0.05)
+        await world.writer.submit_flushed(operation("a"))
+        world.writer.submit(operation("b"))
+        await asyncio.sleep(0.07)
+        assert [group for group, _ in world.backend.groups] == [["a"]]
+        await asyncio.sleep(0.05)
+        assert [group for group, _ in world.backend.groups] == [["a"], ["b"]]
+        world.writer.submit(operation("c"))
+        await asyncio.sleep(0.005)
+        started = asyncio.get_running_loop().time()
+        await world.writer.submit_flushed(operation("d"))
+        assert asyncio.get_running_loop().time() - started < 0.06
+        assert world.backend.groups[2:] == [(["c", "d"], True)]
+        await world.writer.aclose()
+
+    play(story)
+
+
 def test_full_queue_refuses_and_keeps_what_it_had() -> None:
     """The caller sees `storage_busy` with a time to retry; everything accepted is written."""
 
