@@ -14,12 +14,24 @@ from tests.databases import KINDS, empty_database_url, open_test_database
 from tests.ledger_rows import call_row, digest, fresh, lane_of, next_batch, receipt_row, voucher_for
 
 from steelyard.errors import ConfigError
-from steelyard.storage import backup, budgets, calls, idempotency, keys, lanes, migrate, node_ledger
+from steelyard.storage import (
+    backup,
+    batch_feed,
+    budgets,
+    calls,
+    idempotency,
+    keys,
+    lanes,
+    migrate,
+    node_evidence,
+    node_ledger,
+)
 from steelyard.storage.backup import restore_backup, verify_backup, write_backup
 from steelyard.storage.cursors import save_cursor
 from steelyard.storage.database import Database, open_database
 from steelyard.storage.events import PeerEvent, record_event
 from steelyard.storage.migrations import MIGRATIONS, Migration
+from steelyard.storage.operations import Operation
 from steelyard.storage.schema import METADATA, migrations_applied
 from steelyard.storage.writer import open_writer
 
@@ -46,6 +58,8 @@ async def fill(database: Database, call_count: int = 10) -> None:
     await writer.flush()
     writer.submit(lanes.record_batch(state, batch, [digest("receipt", n) for n in (0, 1)], now_ms=1))
     writer.submit(node_ledger.record_batch(state, batch, [receipt_row(0), receipt_row(1)], now_ms=1))
+    noted = batch_feed.note_calls(lane.key, 1, [b"c" * 16, b"d" * 16])
+    writer.submit(Operation((noted, node_evidence.keep_evidence(b"r" * 32, b"g" * 20, b"evidence", until_ms=9))))
     await writer.flush()
     writer.submit(lanes.record_voucher(voucher_for(state), now_ms=1))
     writer.submit(node_ledger.record_voucher(voucher_for(state), now_ms=1))

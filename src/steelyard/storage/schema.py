@@ -44,6 +44,7 @@ lanes = _table(
     signed_cumulative_nano int, signed_count int, signed_head blob, opened_ms int""",
 )
 batches = _table("batches", _BATCH)
+batch_calls = _table("batch_calls", "lane_key blob, seq int, call_ids blob, feed_no int")
 vouchers = _table("vouchers", _VOUCHER)
 calls = _table(
     "calls",
@@ -70,6 +71,7 @@ node_receipts = _table(
     cost_nano int, lane_key blob, batch_seq int, leaf_index int""",
 )
 node_vouchers = _table("node_vouchers", _VOUCHER)
+node_evidence = _table("node_evidence", "receipt_hash blob, gateway blob, evidence blob, until_ms int")
 
 # ---- both
 redemptions = _table(

@@ -11,6 +11,7 @@ from steelyard.storage.migrations import MIGRATIONS
 FROZEN = {
     1: "6661062dbfcfd76de46685de291901f747f7a3e103359e05aa95a67cf529af93",
     2: "578f2fd29bd0eb2ab2492ebdbfa8a8c5b66d55431546624b28c78b42732cff4f",
+    3: "a58e9c335107479a9d1e1b1710878d5d2827b41789594fabafa80268d8f5d08c",
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from steelyard.storage.migrations import m0001_first, m0002_append
+from steelyard.storage.migrations import m0001_first, m0002_append, m0003_checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +32,5 @@ class Migration:
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "first", m0001_first.STATEMENTS),
     Migration(2, "append", m0002_append.STATEMENTS),
+    Migration(3, "checks", m0003_checks.STATEMENTS),
 )
