@@ -73,6 +73,17 @@ node_receipts = _table(
 node_vouchers = _table("node_vouchers", _VOUCHER)
 node_evidence = _table("node_evidence", "receipt_hash blob, gateway blob, evidence blob, until_ms int")
 
+# ---- validator
+validator_feeds = _table("validator_feeds", "gateway blob, state blob")
+validator_secrets = _table("validator_secrets", "epoch int, secret blob, is_committed int, is_revealed int")
+validator_verdicts = _table(
+    "validator_verdicts",
+    """number int, receipt_hash blob, epoch int, provider blob, service_id blob, gateway blob, outcome int, reason text,
+    selected_by text, micro_nats int, tokens int, evidence_hash blob, signature blob, material blob, created_ms int""",
+)
+validator_suspicions = _table("validator_suspicions", "provider blob, service_id blob, state blob")
+validator_votes = _table("validator_votes", "case_id int, epoch int, is_guilty int, salt blob")
+
 # ---- both
 redemptions = _table(
     "redemptions",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from steelyard.storage.migrations import m0001_first, m0002_append, m0003_checks
+from steelyard.storage.migrations import m0001_first, m0002_append, m0003_checks, m0004_validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,4 +33,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "first", m0001_first.STATEMENTS),
     Migration(2, "append", m0002_append.STATEMENTS),
     Migration(3, "checks", m0003_checks.STATEMENTS),
+    Migration(4, "validator", m0004_validator.STATEMENTS),
 )
