@@ -27,6 +27,9 @@ GREEDY_BELOW = 2.0**-10
 MARGIN_CLIP = 16.0
 """The margin, in nats, of a token that was not among the survivors at all; larger ones are cut to it."""
 
+MASK_EDGE = 0.5
+"""Nats: a choice that a shift of less would put in or out of top_k, top_p or the 64 has no lead."""
+
 _DOMAIN = b"steelyard/sampler/1"
 
 
@@ -93,20 +96,34 @@ def judge(
 ) -> tuple[float, float]:
     """Return a claimed token's margin, and the lead: by how many nats the choice was ahead of the next one.
 
-    A small lead is a near-tie, where honest machines may differ; `MARGIN_CLIP` where there was no other choice.
-    Both by the scores of the replaying machine alone; the lead does not depend on the claim.
+    A small lead is a near-tie, where honest machines may differ; `MARGIN_CLIP` where there was no other choice, 0 where
+    it hangs on the edge of top_k, top_p or the 64 which token was chosen. Both by the scores of the replaying machine
+    alone; the lead does not depend on the claim.
     """
-    survivors = _survivors(ids, logprobs, params)
+    ranked = _ranked(ids, logprobs)
     greedy = params.temperature < GREEDY_BELOW
+    survivors = ranked if greedy else ranked[: _count_survivors(ranked, params)]
     key = _keyed(seed, position)
-    top, scale = survivors[0][0], 0.0 if greedy else params.temperature
-    best, second, claimed = -math.inf, -math.inf, -math.inf
-    for negative, candidate in survivors if not greedy else _ranked(ids, logprobs):
+    top, scale = ranked[0][0], 0.0 if greedy else params.temperature
+    best, second, claimed, place = -math.inf, -math.inf, -math.inf, 0
+    for index, (negative, candidate) in enumerate(survivors):
         score = (top - negative) + (scale * _noise(key, candidate) if scale else 0.0)
-        best, second = (score, best) if score > best else (best, max(second, score))
+        if score > best:
+            best, second, place = score, best, index
+        else:
+            second = max(second, score)
         if candidate == token_id:
             claimed = score
-    return min(MARGIN_CLIP, best - claimed), min(MARGIN_CLIP, best - second)
+    lead = min(MARGIN_CLIP, best - second)
+    if not greedy:
+        distances = _edge_distances(ranked, params)
+        could_win = any(
+            distance < MASK_EDGE and top - negative + scale * _noise(key, candidate) > best - MASK_EDGE
+            for distance, (negative, candidate) in list(zip(distances, ranked, strict=True))[len(survivors) :]
+        )
+        if could_win or distances[place] < MASK_EDGE:
+            lead = 0.0
+    return min(MARGIN_CLIP, best - claimed), lead
 
 
 def _ranked(ids: Sequence[int], logprobs: Sequence[float]) -> list[tuple[float, int]]:
@@ -118,23 +135,51 @@ def _ranked(ids: Sequence[int], logprobs: Sequence[float]) -> list[tuple[float, 
 
 def _survivors(ids: Sequence[int], logprobs: Sequence[float], params: SamplerParams) -> list[tuple[float, int]]:
     ranked = _ranked(ids, logprobs)
-    if params.temperature < GREEDY_BELOW:
-        return ranked[:1]
-    if params.top_k:
-        ranked = ranked[: params.top_k]
+    return ranked[: 1 if params.temperature < GREEDY_BELOW else _count_survivors(ranked, params)]
+
+
+def _count_survivors(ranked: Sequence[tuple[float, int]], params: SamplerParams) -> int:
+    """How many of the ranked candidates are left by top_k and top_p, at a temperature that isn't greedy."""
+    limit = min(params.top_k or MAX_CANDIDATES, len(ranked))
     if params.top_p >= 1.0:
-        return ranked
-    top, inverse = ranked[0][0], 1.0 / params.temperature
-    weights = [math.exp((top - negative) * inverse) for negative, _ in ranked]
-    total = 0.0
-    for weight in weights:  # one by one: `sum` is compensated from Python 3.12 on
-        total += weight
-    enough, before = params.top_p * total, 0.0
-    for index, weight in enumerate(weights):
-        if before >= enough:
-            return ranked[:index]
-        before += weight
-    return ranked
+        return limit
+    before, total = _masses(ranked[:limit], params.temperature)
+    enough = params.top_p * total
+    return next((index for index, mass in enumerate(before) if mass >= enough), limit)
+
+
+def _masses(ranked: Sequence[tuple[float, int]], temperature: float) -> tuple[list[float], float]:
+    """The weight that stands before each candidate, and the total of all."""
+    top, inverse = ranked[0][0], 1.0 / temperature
+    before, total = [], 0.0
+    for negative, _ in ranked:  # one by one: `sum` is compensated from Python 3.12 on
+        before.append(total)
+        total += math.exp((top - negative) * inverse)
+    return before, total
+
+
+def _edge_distances(ranked: Sequence[tuple[float, int]], params: SamplerParams) -> list[float]:
+    """By how many nats the log-probabilities must shift until each candidate falls out of the survivors, or joins them.
+
+    By count: its distance to the first one beyond, or to the last one within; a 65th is taken to be as likely as the
+    64th. By top_p: all that stands before it shifts alike, so that the logit of its share moves by shift / temperature.
+    The first candidate never falls out.
+    """
+    limit = min(params.top_k or MAX_CANDIDATES, len(ranked))
+    within, beyond = -ranked[limit - 1][0], -ranked[min(limit, len(ranked) - 1)][0]
+    is_cut = limit < len(ranked) or limit == MAX_CANDIDATES
+    distances = [math.inf]
+    for index, (negative, _) in enumerate(ranked[1:], 1):
+        away = (-negative - beyond if is_cut else math.inf) if index < limit else within + negative
+        distances.append(away)
+    if params.top_p < 1.0:
+        before, total = _masses(ranked[:limit], params.temperature)
+        edge = math.log(params.top_p) - math.log1p(-params.top_p)
+        for index, mass in enumerate(before[1:], 1):
+            share = mass / total
+            logit = math.log(share) - math.log1p(-share) if 0.0 < share < 1.0 else math.inf
+            distances[index] = min(distances[index], abs(logit - edge) * params.temperature)
+    return distances
 
 
 def _keyed(seed: int, position: int) -> hashlib._Hash:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.protocol.sampler import MARGIN_CLIP, SAMPLER, SamplerParams, gumbel, margin, sample
+from steelyard.protocol.sampler import MARGIN_CLIP, MASK_EDGE, SAMPLER, SamplerParams, gumbel, judge, margin, sample
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "vectors" / "sampler.json").read_text())
 FOUR = ([5, 6, 7, 8], [math.log(p) for p in (0.5, 0.3, 0.15, 0.05)])
@@ -95,3 +95,48 @@ def test_choice_among_no_candidates_is_refused() -> None:
         sample([], [], SamplerParams(), 1, 1)
     with pytest.raises(ValueError, match="shorter"):
         sample([1, 2], [-1.0], SamplerParams(), 1, 1)
+
+
+def _with_gap_at_second(gap: float) -> list[float]:
+    """Three log-probabilities of which the second and third lie `gap` nats apart."""
+    return [-0.7, -1.2, -1.2 - gap]
+
+
+def _seed_that_chooses(token_id: int, logprobs: list[float], params: SamplerParams) -> int:
+    return next(seed for seed in range(10_000) if sample([1, 2, 3], logprobs, params, seed, 0) == token_id)
+
+
+@pytest.mark.parametrize(("gap", "is_near"), [(MASK_EDGE / 2, True), (MASK_EDGE * 2, False)])
+def test_choice_at_the_edge_of_top_k_has_no_lead(gap: float, is_near: bool) -> None:
+    """The last survivor has a lead only if the first candidate beyond lies half a nat away."""
+    params, logprobs = SamplerParams(1.0, 1.0, 2), _with_gap_at_second(gap)
+    seed = _seed_that_chooses(2, logprobs, params)
+    assert (judge([1, 2, 3], logprobs, params, seed, 0, 2)[1] == 0.0) is is_near
+
+
+@pytest.mark.parametrize(("top_p", "is_near"), [(0.65, True), (0.9, False)])
+def test_choice_at_the_edge_of_top_p_has_no_lead(top_p: float, is_near: bool) -> None:
+    """With 0.6 before it, the second candidate hangs on the mask at 0.65 and not at 0.9."""
+    params, logprobs = SamplerParams(1.0, top_p), [math.log(p) for p in (0.6, 0.399, 0.001)]
+    seed = _seed_that_chooses(2, logprobs, params)
+    assert (judge([1, 2, 3], logprobs, params, seed, 0, 2)[1] == 0.0) is is_near
+
+
+def test_choice_that_a_masked_candidate_would_have_beaten_has_no_lead() -> None:
+    """The likeliest token has no lead where one just beyond the mask has the higher score."""
+    open_, masked, logprobs = SamplerParams(1.0), SamplerParams(1.0, 0.58), [math.log(p) for p in (0.6, 0.399, 0.001)]
+    seed = _seed_that_chooses(2, logprobs, open_)
+    assert judge([1, 2, 3], logprobs, masked, seed, 0, 1) == (0.0, 0.0)
+
+
+def test_last_of_sixty_four_has_no_lead() -> None:
+    """Beyond the 64th there may be one as likely that no checker sees."""
+    ids, logprobs = list(range(64)), [math.log(1 / 64)] * 64
+    seed = next(seed for seed in range(1000) if sample(ids, logprobs, SamplerParams(1.0), seed, 0) == 40)
+    assert judge(ids, logprobs, SamplerParams(1.0), seed, 0, 40)[1] == 0.0
+    assert judge(ids[:63], logprobs[:63], SamplerParams(1.0), seed, 0, 40)[1] > 0.0
+
+
+def test_greedy_choice_has_no_mask() -> None:
+    """Below the greedy temperature top_k and top_p change nothing, and the lead is that of the likeliest."""
+    assert judge([1, 2], [-0.5, -0.75], SamplerParams(0.0, 0.5, 1), 0, 0, 2) == (0.25, 0.25)
