@@ -84,7 +84,9 @@ class TransformersEngine:
             vocabulary = self._vocabulary = Vocabulary(header)
             check_context(header, self._options.context_tokens, self._path.name)
             loop = asyncio.get_running_loop()
-            self._model = await loop.run_in_executor(self._pool, TorchModel, self._path, self._options.threads)
+            self._model = await loop.run_in_executor(
+                self._pool, TorchModel, self._path, header.tokenizer_pre, self._options.threads
+            )
             per_request, per_message = await price_template(header, self.render)
             self._info = msgspec.structs.replace(
                 describe_model(self._facts, header, vocabulary, size),

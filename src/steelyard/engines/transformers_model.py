@@ -19,20 +19,33 @@ from steelyard.errors import BadRequest, ConfigError
 
 ENGINE = "transformers"
 
+PRE_TOKENIZERS = ("smollm",)
+"""Ways of cutting a text that were compared with llama.cpp's; a prompt read otherwise would bill other tokens."""
+
 
 class TorchModel:
     """A loaded model and its tokenizer."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, tokenizer_pre: str, threads: int) -> None:
         """Load the file, whose hash the caller has proven.
 
+        Args:
+            tokenizer_pre: as the file's header names it.
+
         Raises:
-            ConfigError: a package is missing, or the file is damaged or of an architecture that can't be dequantised.
+            ConfigError: a package is missing, the file is damaged or of an architecture that can't be dequantised, or
+                its tokenizer is not among `PRE_TOKENIZERS`.
         """
+        if tokenizer_pre not in PRE_TOKENIZERS:
+            raise ConfigError(
+                f"the transformers engine reads no text with the tokenizer {tokenizer_pre!r}, only with "
+                f"{', '.join(PRE_TOKENIZERS)}: serve {path.name} with llama.cpp"
+            )
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             import torch
             import transformers
+            from tokenizers import pre_tokenizers
         except ImportError as error:
             raise ConfigError(
                 f"the transformers engine is not installed ({error}): pip install 'steelyard[transformers]'"
@@ -47,6 +60,10 @@ class TorchModel:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **where)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ConfigError(f"transformers can't load {path}: {error}") from error
+        # The conversion from GGUF leaves out that SmolLM cuts numbers into digits, before anything else.
+        self._tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
         self._model = model.eval()
         self._size = int(model.config.vocab_size)
 

@@ -39,7 +39,9 @@ _FILE_TYPES = {
 
 
 class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """What a GGUF file says of its model. `pieces` are the vocabulary's raw strings, `piece_types` their types."""
+    """What a GGUF file says of its model. `pieces` are the vocabulary's raw strings, `piece_types` their types;
+    `tokenizer_pre` names how a text is cut before its pieces are merged.
+    """
 
     name: str
     architecture: str
@@ -47,6 +49,7 @@ class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     embedding_dimension: int
     tokenizer_model: str
+    tokenizer_pre: str = ""
     tokenizer_hash: str
     template: str
     template_hash: str
@@ -89,6 +92,7 @@ def _describe(fields: dict[str, Any]) -> GgufHeader:
         context_tokens=int(fields.get(f"{architecture}.context_length", 0)),
         embedding_dimension=int(fields.get(f"{architecture}.embedding_length", 0)),
         tokenizer_model=str(fields.get("tokenizer.ggml.model", b""), "utf-8", "replace"),
+        tokenizer_pre=str(fields.get("tokenizer.ggml.pre", b""), "utf-8", "replace"),
         tokenizer_hash=_tokenizer_hash(fields, pieces, types),
         template=str(template, "utf-8", "replace"),
         template_hash=hashlib.sha256(template).hexdigest() if template else "",
