@@ -13,12 +13,13 @@ from tests.link_world import DOMAIN, GATEWAY_KEY, PROVIDER_KEY, Call
 
 from steelyard.chain.escrow import GatewayAccount, LaneTotals, RedeemedLane, Redemption, Skip, SkippedVoucher
 from steelyard.chain.records import TxReceipt
+from steelyard.chain.registry import StandingOffer
 from steelyard.errors import BadMessage, BadTotal, ChainUnreachable, PeerError, SteelyardError
 from steelyard.link.port import LaneClaim, LeafEntry, ProviderLink, SignedOffer
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.ids import service_id
 from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher, follow_lane, sign_voucher
-from steelyard.protocol.messages import TAG_PURPOSE, Lane, Order, Receipt, content_hash, is_own_tag
+from steelyard.protocol.messages import TAG_PURPOSE, Lane, Offer, Order, Receipt, content_hash, is_own_tag
 from steelyard.protocol.pricing import NANO_PER_YARD, call_cost
 
 SERVICE_NAME = "echo-1"
@@ -37,6 +38,7 @@ class TwinChain:
     totals: dict[bytes, LaneTotals] = field(default_factory=dict)
     watched: set[bytes] = field(default_factory=set)
     redeemed: list[tuple[tuple[SignedVoucher, ...], bytes]] = field(default_factory=list)
+    offers: dict[bytes, StandingOffer] = field(default_factory=dict)
     skip: set[bytes] = field(default_factory=set)
     sweeps: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -60,6 +62,16 @@ class TwinChain:
 
     def lane(self, lane_key: bytes) -> LaneTotals | None:
         return self.totals.get(lane_key) if lane_key in self.watched else None
+
+    async def fetch_offer(self, provider: bytes, service_id: bytes) -> StandingOffer | None:
+        self._check()
+        return self.offers.get(service_id)
+
+    def offer(self, offer: Offer) -> None:
+        """Let an offer stand."""
+        self.offers[offer.service_id] = StandingOffer(
+            offer.provider, offer.service_id, offer.price_in, offer.price_out, offer.seq, 0, offer.grade, offer.manifest
+        )
 
     async def wait_change(self) -> None:
         await self.changed.wait()

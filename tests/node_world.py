@@ -199,6 +199,8 @@ async def open_node_world(
         {item.signed_offer.offer.service_id: item for item in offered}, *[None] * 4, [], [],  # type: ignore[arg-type]
     )  # fmt: skip
     world.view = view
+    for item in offered:
+        world.chain.offer(item.signed_offer.offer)
     await world.start_node()
     try:
         yield world

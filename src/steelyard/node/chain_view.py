@@ -40,6 +40,10 @@ class NodeChain(Protocol):
         """Return a watched lane's totals as last read."""
         ...
 
+    async def fetch_offer(self, provider: bytes, service_id: bytes) -> StandingOffer | None:
+        """Return a provider's last offer for a service; a zero manifest says that it was withdrawn."""
+        ...
+
     async def wait_change(self) -> None:
         """Return after the next change of anything watched."""
         ...
@@ -87,6 +91,10 @@ class ContractChain:
         """Return a service and the provider's standing offer for it, None for what isn't there."""
         service = await self._registry.fetch_service(service_id)
         return service, await self._registry.fetch_offer(provider, service_id)
+
+    async def fetch_offer(self, provider: bytes, service_id: bytes) -> StandingOffer | None:
+        """Return a provider's last offer for a service; a zero manifest says that it was withdrawn."""
+        return await self._registry.fetch_offer(provider, service_id)
 
     async def is_staked(self, provider: bytes) -> bool:
         """Whether a provider's stake is enough."""

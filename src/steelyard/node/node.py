@@ -27,6 +27,7 @@ from steelyard.node.redeemer import Redeemer, RedeemerTools
 from steelyard.node.runner import Run, answer_at_once
 from steelyard.node.seen import SeenCalls
 from steelyard.node.settings import NodeSettings
+from steelyard.node.terms import TermsWatch
 from steelyard.node.watch import CreditWatch
 from steelyard.protocol.lanes import LaneState, SignedVoucher
 from steelyard.protocol.messages import Lane, Order, Receipt
@@ -75,6 +76,9 @@ class Node:
         self._runs: dict[bytes, Run] = {}
         self._runs_by_service: Counter[bytes] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._links: set[GatewayLink] = set()
+        self._services = dict(parts.services)
+        self._terms = TermsWatch(parts.chain, parts.key, parts.domain, self._services, self._tell_offers, parts.now_ms)
         self._seen = SeenCalls(CLOCK_SKEW_MS)
         self._watch = CreditWatch(parts.chain, parts.settings, lambda: self._lanes)
         self._is_stopping = False
@@ -86,7 +90,7 @@ class Node:
     @property
     def offers(self) -> tuple[SignedOffer, ...]:
         """What links tell gateways."""
-        return tuple(offered.signed_offer for offered in self._parts.services.values())
+        return tuple(offered.signed_offer for offered in self._services.values())
 
     @property
     def calls_in_flight(self) -> int:
@@ -121,6 +125,7 @@ class Node:
             group.create_task(self._parts.chain.run())
             group.create_task(self.redeemer.run())
             group.create_task(self._watch.run())
+            group.create_task(self._terms.run())
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Take no more orders, let runs end for a while, stop the others, and sign and send the last batches."""
@@ -150,7 +155,7 @@ class Node:
             request,
             gateway=link.gateway,
             provider=self._parts.key.account,
-            offered=self._parts.services.get(order.service_id),
+            offered=self._services.get(order.service_id),
             now_ms=now_ms,
             max_deadline_ms=now_ms + int(self._parts.settings.max_deadline_s * 1000),
         )
@@ -194,6 +199,7 @@ class Node:
 
     def on_lanes_known(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
         """Take no order on a lane that the gateway knows further than we do: its next batch was signed before."""
+        self._links = {known for known in self._links if not known.is_over} | {link}
         for state in lanes:
             lane, account = state.lane, self._lanes.get(state.lane)
             if lane.gateway != link.gateway or lane.provider != self._parts.key.account:
@@ -285,6 +291,10 @@ class Node:
         account.feed.attach(link, 0)
         self._keep(asyncio.create_task(self._watch_lane(lane), name="watch-lane"))
         return account
+
+    def _tell_offers(self) -> None:
+        for link in self._links:
+            link.update_offers(self.offers)
 
     def _add_lane(self, lane: Lane, account: LaneAccount) -> None:
         self._lanes[lane] = account

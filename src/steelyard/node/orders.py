@@ -12,7 +12,7 @@ import msgspec
 from steelyard.errors import BadRequest
 from steelyard.link.port import CallRequest, Failure, SignedOffer
 from steelyard.protocol.hashing import ZERO32
-from steelyard.protocol.messages import content_hash
+from steelyard.protocol.messages import Offer, content_hash
 from steelyard.protocol.pricing import call_cost
 from steelyard.services.port import Quote, Request, Service
 
@@ -24,13 +24,16 @@ class NodeService:
     """A service on sale here: the plug-in's instance, the APIs that it answers, and the terms.
 
     `max_calls` bounds the calls at work on it, so that a full engine is answered ``busy`` instead of waited for; zero
-    leaves only the node's own bound.
+    leaves only the node's own bound. The `former` offer is taken until a time (Unix milliseconds): orders on its terms
+    may be on their way.
     """
 
     service: Service
     apis: frozenset[str]
     signed_offer: SignedOffer
     max_calls: int = 0
+    former: Offer | None = None
+    former_until_ms: int = 0
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -63,7 +66,10 @@ def check_order(
     if offered is None:
         return Failure("not_served", "this provider doesn't offer that service")
     offer = offered.signed_offer.offer
-    if (order.price_in, order.price_out) != (offer.price_in, offer.price_out):
+    former = offered.former
+    if former is not None and order.price_in == former.price_in and order.price_out == former.price_out:
+        offer = former if now_ms <= offered.former_until_ms else offer
+    if order.price_in != offer.price_in or order.price_out != offer.price_out:
         return _bad(
             f"the order pays {order.price_in}/{order.price_out} nano per million units, the offer is "
             f"{offer.price_in}/{offer.price_out}"
