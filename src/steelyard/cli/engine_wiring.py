@@ -13,7 +13,7 @@ import structlog
 
 from steelyard.cli.settings import NodeSection, ServiceEntry
 from steelyard.engines.gguf_model import ModelFacts, facts_of
-from steelyard.engines.llama import LlamaEngine
+from steelyard.engines.llama import WAITING_PER_SLOT, LlamaEngine
 from steelyard.engines.llama_server import LlamaOptions
 from steelyard.engines.port import Engine, EngineInfo
 from steelyard.engines.upstream import UpstreamEngine
@@ -60,6 +60,10 @@ class Engines:
             self._opened[source] = engine
             await engine.prepare(_report)
         return self._opened[source]
+
+    def max_calls(self, item: Ordered) -> int:
+        """Return how many calls an engine here runs and keeps waiting at once; zero for an upstream, which says so."""
+        return 0 if item.entry.base_url else self._section.engine_slots * (1 + WAITING_PER_SLOT)
 
     async def aclose(self) -> None:
         """Close every engine."""

@@ -1,12 +1,11 @@
-"""Puts a node process together from the settings: key, chain, database, blobs, engines, services, gateways.
+"""Puts a node process together from the settings: key, chain, database, blobs, engines, services.
 
 1. A service is served as the chain registered it: its manifest comes by digest, from the blob store or from here.
-2. Gateways are found once, at the start; one of the registry's that doesn't answer is left out and logged.
+2. A service takes no more calls at once than its engine runs and keeps waiting: the next one is answered ``busy``.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields
@@ -16,15 +15,13 @@ import structlog
 from steelyard.cli.chain_access import ChainAccess, open_chain, open_signer
 from steelyard.cli.engine_wiring import Engines, Ordered
 from steelyard.cli.invocation import Invocation
-from steelyard.cli.market import fetch_directory
 from steelyard.cli.settings import NodeSection, ServiceEntry
 from steelyard.errors import ConfigError, Fault, NotProvable
 from steelyard.node.chain_view import ContractChain
-from steelyard.node.discovery import LinkAddress, find_link
 from steelyard.node.node import NodeParts
 from steelyard.node.orders import NodeService
-from steelyard.node.serve import load_terms
 from steelyard.node.settings import NodeSettings
+from steelyard.node.terms import load_terms
 from steelyard.protocol.cid import Cid
 from steelyard.protocol.ids import service_id
 from steelyard.services.discovery import InstalledServices, installed_services
@@ -36,9 +33,6 @@ from steelyard.storage.operations import Operation
 from steelyard.storage.writer import open_writer
 from steelyard.weights.cache import WeightCache
 
-REGISTRY = "registry"
-PATIENCE_S = 30.0
-RETRY_S = 1.0
 _log = structlog.get_logger("steelyard.cli")
 
 
@@ -83,7 +77,9 @@ async def open_node_parts(
                 service = kind(item.manifest, engine=engine, options=item.entry.options or None)
                 stack.push_async_callback(service.aclose)
                 await service.prepare(_ignore)
-                offered = await load_terms(view, signer.key, chain.deployment.domain, service, kind.apis)
+                bound = engines.max_calls(item) if kind.needs_engine else 0
+                domain = chain.deployment.domain
+                offered = await load_terms(view, signer.key, domain, service, kind.apis, max_calls=bound)
                 services[service_id(item.manifest.name)] = offered
         parts = NodeParts(
             key=signer.key,
@@ -97,40 +93,6 @@ async def open_node_parts(
             on_crash=on_crash,
         )
         yield parts, chain
-
-
-async def find_gateways(chain: ChainAccess, wanted: Sequence[str]) -> list[LinkAddress]:
-    """Return the links of the gateways that the settings name; ``registry`` means all that are registered.
-
-    Raises:
-        ConfigError: none of them answers within half a minute.
-    """
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
-    while True:
-        found, reasons = await _find_once(chain, wanted)
-        if found:
-            for reason in reasons:
-                _log.warning("gateway_left_out", reason=reason)
-            return found
-        if asyncio.get_running_loop().time() >= deadline:
-            raise ConfigError(
-                "no gateway to serve was found: " + ("; ".join(reasons) or "the registry has none") + "; "
-                "name one with --gateway URL"
-            )
-        await asyncio.sleep(RETRY_S)
-
-
-async def _find_once(chain: ChainAccess, wanted: Sequence[str]) -> tuple[list[LinkAddress], list[str]]:
-    urls: dict[str, bytes | None] = {url: None for url in wanted if url != REGISTRY}
-    if REGISTRY in wanted:
-        urls |= {url: account for account, url in (await fetch_directory(chain)).gateways.items()}
-    found, reasons = [], []
-    for url, account in urls.items():
-        try:
-            found.append(await find_link(url, salt=chain.deployment.salt, expected=account))
-        except ConfigError as error:
-            reasons.append(error.message)
-    return found, reasons
 
 
 async def _order_services(chain: ChainAccess, blobs: BlobStore, entries: Sequence[ServiceEntry]) -> list[Ordered]:

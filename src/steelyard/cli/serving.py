@@ -176,7 +176,8 @@ async def _serve_gateway(invocation: Invocation, stop: asyncio.Event) -> None:
 
 
 async def _serve_node(invocation: Invocation, stop: asyncio.Event) -> None:
-    from steelyard.cli.node_wiring import find_gateways, open_node_parts
+    from steelyard.cli.gateway_finding import GatewayFinder
+    from steelyard.cli.node_wiring import open_node_parts
     from steelyard.node.serve import serve
 
     crashes: list[BaseException] = []
@@ -186,13 +187,16 @@ async def _serve_node(invocation: Invocation, stop: asyncio.Event) -> None:
         stop.set()
 
     async with open_node_parts(invocation, crash, is_serving=True) as (parts, chain):
-        gateways = await find_gateways(chain, invocation.settings.node.gateways)
+        finder = GatewayFinder(chain, invocation.settings.node.gateways)
+        gateways = await finder.find_first(stop)
+        if stop.is_set():
+            return
         names = [offered.signed_offer.service for offered in parts.services.values()]
 
         def announce() -> None:
             print_ready(provider=parts.key.account, services=names, pid=os.getpid())
 
-        await serve(parts, gateways, stop, on_ready=announce)
+        await serve(parts, gateways, stop, find=finder.find, on_ready=announce)
     if crashes:
         raise Fault("the database failed: the node stopped before anything left it unrecorded") from crashes[0]
 
