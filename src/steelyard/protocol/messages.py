@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 from enum import IntEnum
+from functools import cache
 from typing import Any, ClassVar
 
 import msgspec
@@ -76,11 +77,12 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
         return keccak(b"".join(words))
 
     @classmethod
-    def fields(cls) -> list[tuple[str, str]]:
+    @cache
+    def fields(cls) -> tuple[tuple[str, str], ...]:
         """Return (Solidity type, camelCase name → snake_case attribute) pairs in hashing order."""
         inside = cls.TYPE[cls.TYPE.index("(") + 1 : -1]
         pairs = [part.split(" ") for part in inside.split(",")]
-        return [(kind, attribute) for (kind, _), attribute in zip(pairs, cls.__struct_fields__, strict=True)]
+        return tuple((kind, attribute) for (kind, _), attribute in zip(pairs, cls.__struct_fields__, strict=True))
 
     def check_fields(self) -> None:
         """Refuse a message whose field lies outside its Solidity type; what came off a wire passes here once.
