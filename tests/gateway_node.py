@@ -42,6 +42,9 @@ class ScriptedNode:
         self.cancelled: list[bytes] = []
         self.vouchers: list[SignedVoucher] = []
         self.refused: list[SteelyardError] = []
+        self.evidence: dict[bytes, bytes] = {}
+        self.mute: set[bytes] = set()
+        self.asked: list[bytes] = []
         self.histories: dict[Lane, list[tuple[SignedBatch, list[LeafEntry]]]] = {}
         self.states: dict[Lane, LaneState] = {}
         self.waiting: dict[Lane, list[LeafEntry]] = {}
@@ -121,6 +124,12 @@ class ScriptedNode:
     async def on_batches_wanted(self, link: GatewayLink, state: LaneState) -> None:
         """Send them whole."""
         self.resend(link, state.lane, state.seq)
+
+    def on_evidence_asked(self, link: GatewayLink, receipt_hash: bytes) -> None:
+        """Show what the test put into `evidence`; a receipt in `mute` gets no answer at all."""
+        self.asked.append(receipt_hash)
+        if receipt_hash not in self.mute:
+            self._keep(link.send_evidence(receipt_hash, self.evidence.get(receipt_hash)))
 
     def resend(self, link: GatewayLink, lane: Lane, after_seq: int) -> None:
         """Send a lane's batches after one, with their entries."""

@@ -166,6 +166,9 @@ class EchoNode:
         self.known: list[Sequence[LaneState]] = []
         self.downs: list[str] = []
         self.refused: list[tuple[bytes | None, SteelyardError]] = []
+        self.evidence: dict[bytes, bytes] = {}
+        self.mute: set[bytes] = set()
+        self.asked: list[bytes] = []
         self.refuse_with: SteelyardError | None = None
         self.on_voucher_hook: Callable[[SignedVoucher], None] = lambda signed: None
 
@@ -213,6 +216,13 @@ class EchoNode:
 
     async def on_batches_wanted(self, link: GatewayLink, state: LaneState) -> None:
         self.wanted.append(state)
+
+    def on_evidence_asked(self, link: GatewayLink, receipt_hash: bytes) -> None:
+        self.asked.append(receipt_hash)
+        if receipt_hash not in self.mute:
+            task = asyncio.create_task(link.send_evidence(receipt_hash, self.evidence.get(receipt_hash)))
+            self.tasks[receipt_hash] = task
+            task.add_done_callback(lambda _: self.tasks.pop(receipt_hash, None))
 
     def on_link_down(self, link: GatewayLink, reason: str) -> None:
         self.downs.append(reason)

@@ -20,7 +20,7 @@ from tests.link_world import (
     linked,
 )
 
-from steelyard.link.frames import Ack, Cancel, Chain, Done, Fail, Goodbye, Grant, Open, Part, Terms
+from steelyard.link.frames import Ack, Ask, Cancel, Chain, Done, Fail, Goodbye, Grant, Open, Part, Show, Terms
 from steelyard.link.port import CallRequest, Failure, Piece
 from steelyard.link.server import LinkServer
 from steelyard.protocol.hashing import ZERO32
@@ -50,6 +50,8 @@ def _frames(draw: st.DrawFn) -> object:
                 Chain(SignedBatch(batch, data), (call_id,) * draw(st.integers(0, 70)), ()),
                 Terms((build_offer(draw(st.sampled_from([STRANGER, GATEWAY_KEY]))),)),
                 Goodbye("x", "y", draw(st.booleans())),
+                Show(data, draw(st.booleans()), number, draw(_numbers), data),
+                Ask(b"\x01" * 32),
                 Cancel(call_id),
                 Grant(call_id, 5),
                 Open(CallRequest(build_order(call_id), b"\x00" * 16, ZERO32, "echo", data), 1),

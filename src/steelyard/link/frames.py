@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from steelyard.errors import BadMessage
-from steelyard.link.limits import MAX_FRAMES_PER_MESSAGE
+from steelyard.link.limits import MAX_FRAMES_PER_MESSAGE, MAX_SHOW_CHUNKS, SHOW_BYTES
 from steelyard.link.port import (
     Bytes16,
     Bytes32,
@@ -170,10 +170,26 @@ class Terms(Frame, frozen=True, tag=17):
     offers: Annotated[tuple[SignedOffer, ...], Meta(max_length=MAX_OFFERS)]
 
 
+class Ask(Frame, frozen=True, tag=18):
+    """Gateway → node: show the evidence that a receipt names."""
+
+    receipt_hash: Bytes32
+
+
+class Show(Frame, frozen=True, tag=19):
+    """Node → gateway: a chunk of a receipt's evidence, from 0 on; without `found` there is none, nothing follows."""
+
+    receipt_hash: Bytes32
+    found: bool
+    chunk_index: Annotated[int, Meta(ge=0, lt=MAX_SHOW_CHUNKS)]
+    chunk_count: Annotated[int, Meta(ge=0, le=MAX_SHOW_CHUNKS)]
+    data: Annotated[bytes, Meta(max_length=SHOW_BYTES)]
+
+
 ToGatewayFirst = Hello | Proof | Goodbye
 ToNodeFirst = Welcome | Ready | Goodbye
-ToGateway = Ack | Part | Done | Fail | Chain | Claim | Terms | Goodbye
-ToNode = Ack | Open | Cancel | Grant | Pay | Want | Goodbye
+ToGateway = Ack | Part | Done | Fail | Chain | Claim | Terms | Show | Goodbye
+ToNode = Ack | Open | Cancel | Grant | Pay | Want | Ask | Goodbye
 
 _encoder = msgspec.msgpack.Encoder()
 

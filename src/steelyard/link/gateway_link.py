@@ -19,6 +19,7 @@ from steelyard.link.backlog import Backlog
 from steelyard.link.checks import check_open, check_signed_voucher, check_state
 from steelyard.link.frames import (
     Ack,
+    Ask,
     Cancel,
     Chain,
     Claim,
@@ -31,12 +32,13 @@ from steelyard.link.frames import (
     Open,
     Part,
     Pay,
+    Show,
     Terms,
     ToNode,
     Want,
     encode_frame,
 )
-from steelyard.link.limits import LinkLimits
+from steelyard.link.limits import MAX_SHOW_CHUNKS, SHOW_BYTES, LinkLimits
 from steelyard.link.pipe import Pipe, as_error, build_goodbye
 from steelyard.link.port import Failure, LaneClaim, LeafEntry, NodeSide, Piece, SignedOffer
 from steelyard.link.session import NodeCalls
@@ -82,6 +84,7 @@ class GatewaySession:
             Grant: self._on_grant,
             Pay: self._on_pay,
             Want: self._on_want,
+            Ask: self._on_ask,
             Ack: self._on_ack,
             Goodbye: self._on_goodbye,
         }
@@ -134,6 +137,18 @@ class GatewaySession:
     def send_claim(self, claim: LaneClaim) -> None:
         """See `port.GatewayLink`."""
         self.pipe.send(self._encode(Claim(claim)))
+
+    async def send_evidence(self, receipt_hash: bytes, evidence: bytes | None) -> None:
+        """See `port.GatewayLink`."""
+        if evidence is None:
+            self.pipe.send(encode_frame(Show(receipt_hash, False, 0, 0, b"")))
+            return
+        if len(evidence) > SHOW_BYTES * MAX_SHOW_CHUNKS:
+            raise TooLarge(f"evidence of {len(evidence)} bytes, the link takes {SHOW_BYTES * MAX_SHOW_CHUNKS}")
+        chunks = [evidence[at : at + SHOW_BYTES] for at in range(0, len(evidence), SHOW_BYTES)] or [b""]
+        for index, chunk in enumerate(chunks):
+            self.pipe.send(encode_frame(Show(receipt_hash, True, index, len(chunks), chunk)))
+            await self.drain()
 
     async def drain(self) -> None:
         """See `port.GatewayLink`."""
@@ -260,6 +275,9 @@ class GatewaySession:
     def _on_want(self, frame: Want) -> None:
         check_state(frame.state)
         self._backlog.put(lambda: self._side.on_batches_wanted(self, frame.state))
+
+    def _on_ask(self, frame: Ask) -> None:
+        self._side.on_evidence_asked(self, frame.receipt_hash)
 
     def _on_goodbye(self, frame: Goodbye) -> None:
         if frame.is_over:

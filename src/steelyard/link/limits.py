@@ -21,6 +21,10 @@ HELLO_BYTES = 512
 PROOF_BYTES = 1 << 20
 """The longest messages of a handshake: who says more before it is proven is dropped."""
 
+SHOW_BYTES = 256 * 1024
+MAX_SHOW_CHUNKS = 64
+"""Evidence travels in chunks of so many bytes, at most so many of them: 16 MiB (protocol/evidence.py)."""
+
 ACK_FRAMES = 64
 ACK_BYTES = 32 * 1024
 ACK_DELAY_S = 0.1

@@ -143,6 +143,14 @@ class ProviderLink(Protocol):
         here.
         """
 
+    async def fetch_evidence(self, receipt_hash: bytes) -> bytes | None:
+        """Return the evidence that a receipt names (untrusted), or None: the provider says that it has none.
+
+        Raises:
+            Unavailable: the link is down or lost, too many ask, or no answer came in time (`link_lost`,
+                `evidence_busy`, `evidence_timeout`).
+        """
+
     def drop(self, reason: str) -> None:
         """Close the link for breaking the rules; the node may dial again."""
 
@@ -238,6 +246,9 @@ class GatewayLink(Protocol):
     def send_claim(self, claim: LaneClaim) -> None:
         """Send the history of a lane that the gateway doesn't know."""
 
+    async def send_evidence(self, receipt_hash: bytes, evidence: bytes | None) -> None:
+        """Show a receipt's evidence, at most 16 MiB, or (None) say that there is none; waits like `drain`."""
+
     async def drain(self) -> None:
         """Wait while much of what was sent isn't acknowledged; for whoever sends long histories."""
 
@@ -275,6 +286,9 @@ class NodeSide(Protocol):
 
     async def on_batches_wanted(self, link: GatewayLink, state: LaneState) -> None:
         """Send all batches of a lane after `state` again, each with its leaf entries."""
+
+    def on_evidence_asked(self, link: GatewayLink, receipt_hash: bytes) -> None:
+        """Answer with `send_evidence`, when there is time for it; never more than it can bear."""
 
     def on_link_down(self, link: GatewayLink, reason: str) -> None:
         """Learn that the connection is gone; the client dials again by itself. When the session is over too,

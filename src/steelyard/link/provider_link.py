@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from steelyard.errors import Fault, PeerError, SteelyardError
+from steelyard.errors import Fault, PeerError, SteelyardError, Unavailable
+from steelyard.link.asks import ASK_S, Asks
 from steelyard.link.backlog import Backlog
 from steelyard.link.checks import check_chain, check_claim, check_offers, check_receipt
 from steelyard.link.frames import (
     Ack,
+    Ask,
     Cancel,
     Chain,
     Claim,
@@ -32,6 +34,7 @@ from steelyard.link.frames import (
     Part,
     Pay,
     Ready,
+    Show,
     Terms,
     ToGateway,
     Want,
@@ -76,6 +79,7 @@ class ProviderSession:
         self._on_over = on_over
         self._vouchers = vouchers
         self._calls = GatewayCalls()
+        self._asks = Asks()
         self._backlog = Backlog(limits.backlog, self.fail, self.pipe.pause_reading, self.pipe.resume_reading)
         self._decoder = FrameDecoder[ToGateway](ToGateway)
         self._loop = asyncio.get_running_loop()
@@ -87,6 +91,7 @@ class ProviderSession:
             Chain: self._on_chain,
             Claim: self._on_claim,
             Terms: self._on_terms,
+            Show: self._asks.take,
             Ack: self._on_ack,
             Goodbye: self._on_goodbye,
         }
@@ -139,6 +144,29 @@ class ProviderSession:
         """See `port.ProviderLink`."""
         self.pipe.send(encode_frame(Want(state)))
 
+    async def fetch_evidence(self, receipt_hash: bytes) -> bytes | None:
+        """See `port.ProviderLink`."""
+        if not self.pipe.is_up:
+            raise Unavailable(f"no connection to provider 0x{self.provider.hex()}", code="link_lost", retry_after_s=2.0)
+        answer, is_new = self._asks.open(receipt_hash)
+        if is_new:
+            self.pipe.send(encode_frame(Ask(receipt_hash)))
+            self._loop.call_later(ASK_S, self._give_up, receipt_hash, answer)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            if not answer.cancelled():
+                raise
+            raise Unavailable(
+                f"provider 0x{self.provider.hex()} did not show the evidence within {ASK_S:.0f} s",
+                code="evidence_timeout",
+                retry_after_s=ASK_S,
+            ) from None
+
+    def _give_up(self, receipt_hash: bytes, answer: asyncio.Future[bytes | None]) -> None:
+        if not answer.done():
+            self._asks.close(receipt_hash)
+
     def drop(self, reason: str) -> None:
         """See `port.ProviderLink`."""
         if not self.pipe.is_over:
@@ -176,6 +204,7 @@ class ProviderSession:
         failure = Failure("link_lost", f"the link to provider 0x{self.provider.hex()} ended: {reason}"[:1024])
         for call in self._calls.drain():
             self._tell_failure(call.sink, failure)
+        self._asks.fail(Unavailable(failure.message, code="link_lost", retry_after_s=2.0))
         self._on_over(self)
 
     async def join(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from steelyard.link import client, frames, limits
+from steelyard.link import asks, client, frames, limits
 from steelyard.link.limits import LinkLimits
 from steelyard.link.port import MAX_CLAIM_BATCHES
 from steelyard.node import lane_feed, node, orders, redeemer, seen, serve, watch
@@ -54,6 +54,8 @@ def test_link_law_states_the_bounds_of_the_code() -> None:
         f"| {bounds.messages_per_s:,} a second, {bounds.burst_messages:,} in a burst |",
         f"| sent and not acknowledged | {bounds.outbox_bytes >> 20} MiB |",
         f"| batches, claims and vouchers waiting for a database | {bounds.backlog} |",
+        f"of at most {limits.SHOW_BYTES >> 10} KiB, in order from 0, at most {limits.MAX_SHOW_CHUNKS} of them",
+        f"at most {asks.MAX_ASKS} asks open on a link and gives one up after {asks.ASK_S:.0f} s",
         f"| providers of one gateway process | {bounds.max_links} |",
         f"| {frames.MAX_OFFERS}, {frames.MAX_LANES} |",
     ):
