@@ -1,0 +1,164 @@
+"""A validator's book: verdicts in the order in which they were reached, and what they add up to per provider.
+
+1. A verdict is signed when it is reached, and kept with the place in the feed that it came from, in one transaction.
+2. Each verdict that isn't ABSTAIN moves the suspicion of its (provider, service), whatever it says: leaving out what
+   looks good, or bad, would spoil the odds.
+3. A breach of a rule, or another result of an exact kind, has no chance under honesty at all; it counts as a fixed,
+   large e-value, so that even it takes two gateways to open a challenge.
+
+Law: docs/spec/validator.md, section 5; docs/spec/checking.md, section 6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.messages import Outcome, Verdict
+from steelyard.protocol.signing import Domain, SigningKey
+from steelyard.storage.database import Database
+from steelyard.storage.verdicts import (
+    VerdictRow,
+    known_receipts,
+    last_number,
+    load_feed,
+    load_suspicions,
+    load_verdicts,
+    save_read,
+)
+from steelyard.validator.checker import Checked, micro_nats
+from steelyard.validator.feed import FeedState, SeenCall
+from steelyard.verification.betting import BETS
+from steelyard.verification.eprocess import (
+    Suspicion,
+    add_answer,
+    decode_suspicion,
+    encode_suspicion,
+    is_challenge_due,
+)
+
+BREACH_LOG_E = math.log(1e12)
+"""What a breach counts for: enough at any of the first thousand answers, by the weights of the starts."""
+
+Pair = tuple[bytes, bytes]
+"""A provider's account and a service's id."""
+
+
+class Book:
+    """Everything that one validator found; `open_book` reads it back.
+
+    Args:
+        now_ms: Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        key: SigningKey,
+        domain: Domain,
+        number: int,
+        suspicions: dict[Pair, Suspicion],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._database = database
+        self._key = key
+        self._domain = domain
+        self._number = number
+        self._now_ms = now_ms
+        self.suspicions = suspicions
+
+    async def load_place(self, gateway: bytes) -> FeedState:
+        """Return how far a gateway's feed was read."""
+        state = await load_feed(self._database, gateway)
+        return FeedState() if state is None else msgspec.msgpack.decode(state, type=FeedState)
+
+    async def unjudged(self, calls: list[SeenCall]) -> list[SeenCall]:
+        """Return the calls on which there is no verdict yet."""
+        known = await known_receipts(self._database, [call.receipt_hash for call in calls])
+        return [call for call in calls if call.receipt_hash not in known]
+
+    async def record(
+        self, gateway: bytes, place: FeedState, found: list[tuple[SeenCall, str, int, Checked, bytes | None]]
+    ) -> list[VerdictRow]:
+        """Sign and keep verdicts with the place in the feed after them.
+
+        Args:
+            found: for each call why it was selected, its epoch, what the check came to, and what a challenge would
+                show (None: nothing).
+        """
+        rows: list[VerdictRow] = []
+        touched: dict[Pair, Suspicion] = {}
+        for call, selected_by, epoch, checked, material in found:
+            pair = (call.order.provider, call.order.service_id)
+            self._number += 1
+            rows.append(self._row(call, selected_by, epoch, checked, material))
+            bets = bets_of(checked)
+            if bets is not None:
+                before = touched.get(pair) or self.suspicions.get(pair) or Suspicion()
+                touched[pair] = add_answer(before, call.gateway, bets)
+        states = [(*pair, encode_suspicion(suspicion)) for pair, suspicion in touched.items()]
+        await save_read(self._database, gateway, msgspec.msgpack.encode(place), rows, states)
+        self.suspicions |= touched
+        return rows
+
+    def due(self) -> list[Pair]:
+        """Return those whose evidence is enough for a challenge."""
+        return [pair for pair, suspicion in self.suspicions.items() if is_challenge_due(suspicion)]
+
+    async def verdicts(self, epoch: int) -> list[VerdictRow]:
+        """Return an epoch's verdicts in their order."""
+        return await load_verdicts(self._database, epoch=epoch)
+
+    async def verdicts_on(self, pair: Pair) -> list[VerdictRow]:
+        """Return all verdicts on a provider at a service, in their order."""
+        return await load_verdicts(self._database, pair=pair)
+
+    def _row(
+        self, call: SeenCall, selected_by: str, epoch: int, checked: Checked, material: bytes | None
+    ) -> VerdictRow:
+        evidence_hash = call.receipt.evidence_hash if checked.claimed else ZERO32
+        outcome = checked.judgement.outcome
+        verdict = Verdict(self._key.account, call.receipt_hash, int(outcome), evidence_hash, epoch)
+        return VerdictRow(
+            self._number,
+            call.receipt_hash,
+            epoch,
+            call.order.provider,
+            call.order.service_id,
+            call.gateway,
+            int(outcome),
+            checked.judgement.reason,
+            selected_by,
+            micro_nats(log_e_of(checked)),
+            0 if checked.evidence is None else checked.evidence.scored,
+            evidence_hash,
+            self._key.sign(self._domain.digest(verdict.struct_hash())),
+            material,
+            self._now_ms(),
+        )
+
+
+async def open_book(database: Database, key: SigningKey, domain: Domain, now_ms: Callable[[], int]) -> Book:
+    """Return the book as the last life of this process left it."""
+    suspicions = {pair: decode_suspicion(state) for pair, state in (await load_suspicions(database)).items()}
+    return Book(database, key, domain, await last_number(database), suspicions, now_ms)
+
+
+def bets_of(checked: Checked) -> tuple[float, ...] | None:
+    """Return the bets with which a verdict moves a suspicion, or None for an ABSTAIN."""
+    if checked.judgement.outcome is Outcome.ABSTAIN:
+        return None
+    if checked.evidence is not None:
+        return checked.evidence.log_bets
+    return (BREACH_LOG_E if checked.judgement.outcome is Outcome.FAIL else 0.0,) * BETS
+
+
+def log_e_of(checked: Checked) -> float:
+    """Return the natural logarithm of what a verdict counts for by itself."""
+    if checked.evidence is not None:
+        return checked.evidence.log_e
+    bets = bets_of(checked)
+    return 0.0 if bets is None else bets[0]

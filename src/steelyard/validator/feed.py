@@ -1,0 +1,96 @@
+"""What a gateway's providers have signed, batch after batch: the list from which checks are drawn.
+
+1. Every batch is checked as its provider's before anything is drawn from it; a gateway that shows another thing is
+   passed over from there on, and the reason told.
+2. A call's place in its lane follows from the batches before it, so a gateway can't shift who is a newcomer.
+3. How far a feed was read is kept with the verdicts, so that a restart neither repeats nor skips a call.
+
+Law: docs/spec/validator.md, section 2.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from steelyard.errors import BadTotal
+from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.messages import Order, Receipt
+from steelyard.protocol.signing import Domain
+from steelyard.validator.gateway_client import GatewayClient, ShownBatch
+from steelyard.validator.opened import check_batch
+
+
+class LanePlace(msgspec.Struct, frozen=True, array_like=True):
+    """How far a lane was read: batches, calls, and the head of the last batch."""
+
+    seq: int
+    count: int
+    head: bytes
+
+
+class FeedState(msgspec.Struct, frozen=True, array_like=True):
+    """How far a gateway's feed was read; `lanes` by lane key."""
+
+    cursor: int = 0
+    lanes: dict[bytes, LanePlace] = {}
+
+
+class SeenCall(msgspec.Struct, frozen=True):
+    """A call that its provider signed for.
+
+    Attributes:
+        place: which call of its lane it is, from 1. receipt_hash: the receipt's id.
+    """
+
+    gateway: bytes
+    order: Order
+    receipt: Receipt
+    receipt_hash: bytes
+    place: int
+
+
+class GatewayFeed:
+    """Reads one gateway's feed from where it stopped.
+
+    Args:
+        client: of that gateway. domain: of the deployment. state: from the last life of this process.
+    """
+
+    def __init__(self, client: GatewayClient, domain: Domain, state: FeedState | None = None) -> None:
+        self.client = client
+        self.state = state or FeedState()
+        self._domain = domain
+
+    async def read(self, limit: int = 50) -> tuple[list[SeenCall], FeedState]:
+        """Return the calls of the next batches, and the state to keep once they are dealt with (`advance`).
+
+        Raises:
+            PeerError: the gateway shows what no provider signed, or leaves out a batch.
+            Unavailable: it is silent.
+        """
+        batches, following = await self.client.fetch_batches(self.state.cursor, limit)
+        lanes = dict(self.state.lanes)
+        calls: list[SeenCall] = []
+        for shown in batches:
+            calls += self._take(shown, lanes)
+        return calls, FeedState(following, lanes)
+
+    def advance(self, state: FeedState) -> None:
+        """Go on from there."""
+        self.state = state
+
+    def _take(self, shown: ShownBatch, lanes: dict[bytes, LanePlace]) -> list[SeenCall]:
+        gateway, batch = self.client.account, shown.signed.batch
+        hashes = check_batch(shown, gateway, self._domain)
+        key = batch.lane.key
+        last = lanes.get(key) or LanePlace(0, 0, ZERO32)
+        if (batch.seq, batch.prev_head) != (last.seq + 1, last.head):
+            raise BadTotal(
+                f"gateway 0x{gateway.hex()} shows batch {batch.seq} of a lane that was read up to {last.seq}: one is "
+                "left out, or the lane has two histories"
+            )
+        lanes[key] = LanePlace(batch.seq, last.count + batch.count, self._domain.digest(batch.struct_hash()))
+        return [
+            SeenCall(gateway, order, receipt, receipt_hash, last.count + 1 + leaf)
+            for leaf, ((order, receipt), receipt_hash) in enumerate(zip(shown.calls, hashes, strict=True))
+        ]
