@@ -29,6 +29,7 @@ from rich.table import Table
 from steelyard.cli.demo_calls import CHATS, EMBEDDING_CALLS, DemoCall, check_call, run_calls
 from steelyard.cli.invocation import Invocation
 from steelyard.cli.local_network import Network, NetworkPlan, open_network
+from steelyard.cli.network import activation
 from steelyard.cli.offerings import CHAT, EMBEDDINGS, plan_smollm2
 from steelyard.cli.progress import Steps
 from steelyard.errors import ConfigError, Unavailable
@@ -51,7 +52,9 @@ def run_demo(invocation: Invocation, *, providers: int) -> None:
         console.print(f"[red]Something is amiss; everything is kept in {home}[/]")
         raise typer.Exit(1)
     shutil.rmtree(home, ignore_errors=True)
-    console.print("\n[dim]Next: make up, which keeps such a network running and prints a key to use it with.[/]")
+    console.print("\n[dim]Next: steelyard up (make up), which keeps such a network running and prints a key for it.[/]")
+    if line := activation():
+        console.print(f"[dim]      {line}[/]")
 
 
 async def _demo(invocation: Invocation, home: Path, providers: int, console: Console) -> bool:

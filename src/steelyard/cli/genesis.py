@@ -194,9 +194,9 @@ class Genesis:
         for plan in services:
             standing = await self._registry.fetch_offer(key.account, service_id(plan.name))
             cid = await self._blobs.put(plan.manifest)
+            if standing and standing.manifest == cid.digest:
+                continue  # whatever its prices are by now: `offer set` may have changed them
             terms = (plan.price_in, plan.price_out, plan.grade, cid.digest)
-            if standing and (standing.price_in, standing.price_out, standing.grade, standing.manifest) == terms:
-                continue
             offer = Offer(key.account, service_id(plan.name), *terms, (standing.seq if standing else 0) + 1)
             signature = key.sign(domain.digest(offer.struct_hash()))
             await self._registry.set_offer(self._senders[name], offer, signature)

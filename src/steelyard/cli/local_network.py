@@ -33,7 +33,7 @@ from steelyard.cli.genesis import (
 )
 from steelyard.cli.processes import Child, Processes
 from steelyard.cli.settings import Settings
-from steelyard.cli.settings_file import CONFIG_FILE, load_settings
+from steelyard.cli.settings_file import CONFIG_FILE, load_config_file, load_settings
 from steelyard.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class Network:
     async def start_node(self, name: str) -> Child:
         """Start one provider's node."""
         arguments = ["node", "run", "--wallet", name, "--gateway", self.base_url.removesuffix("/v1")]
+        arguments += [word for service in self.plan.services for word in ("--service", service.name)]
         if self.plan.node_database is not None:
             arguments += ["--database", self.plan.node_database(name)]
         return await self.processes.start(name, arguments, environment=self.environment)
@@ -146,14 +147,15 @@ async def open_network(plan: NetworkPlan, report: Report) -> AsyncIterator[Netwo
             report("starting the embedded chain")
             await network.start_chain()
         async with ChainRpc([network.rpc_url]) as rpc:
-            report("deploying the contracts")
+            is_there = settings.deployment_file.exists()
+            report("finding the contracts" if is_there else "deploying the contracts")
             parameters = plan.parameters or DeploymentParameters(protocol_pot=accounts["protocol-pot"].account)
             network.deployment = await open_deployment(rpc, accounts, settings.deployment_file, parameters)
             genesis = Genesis(rpc, network.deployment, accounts, plan.funds, FolderBlobs(settings.blobs_folder), report)
             await genesis.build(plan.services, network.base_url.removesuffix("/v1"))
         report("starting the gateway")
         await network.start_gateway()
-        report(f"starting {plan.providers} providers")
+        report(f"starting {plan.providers} provider{'s' if plan.providers > 1 else ''}")
         await asyncio.gather(*(network.start_node(name) for name in provider_names(plan.providers)))
         report("waiting until every provider serves")
         network.key = await open_key(network)
@@ -201,7 +203,7 @@ async def open_key(network: Network) -> str:
         _, secret = await create_key(database, name, now_ms=time.time_ns() // 1_000_000)
     finally:
         await database.aclose()
-    _write_private(file, secret + "\n")
+    write_private(file, secret + "\n")
     return secret
 
 
@@ -211,33 +213,52 @@ def prepare_home(plan: NetworkPlan) -> bytes:
     Raises:
         ConfigError: the home holds settings that `up` didn't write.
     """
-    config = plan.home / CONFIG_FILE
-    if config.exists() and not config.read_text().startswith(MARK):
+    config, kept = plan.home / CONFIG_FILE, load_config_file(plan.home)
+    if config.exists() and not config.read_text("utf-8").startswith(MARK):
         raise ConfigError(
             f"{plan.home} belongs to another network: name an empty folder with --home, or move {config} away"
         )
     plan.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    config.write_text(render_config(plan))
+    wanted = merge_config(plan, kept)
+    if wanted != kept:
+        config.write_text(render_config(wanted), "utf-8")
     seed = plan.home / SEED_FILE
     if not seed.exists():
-        _write_private(seed, secrets.token_hex(32) + "\n")
+        write_private(seed, secrets.token_hex(32) + "\n")
     return bytes.fromhex(seed.read_text().strip())
 
 
-def render_config(plan: NetworkPlan) -> str:
-    """Return the settings file of a network."""
-    lines = [MARK, "", "[chain]", f"port = {plan.chain_port}"]
+def merge_config(plan: NetworkPlan, kept: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a network's home: what stood there, with the plan's ports, settings and services."""
+    merged: dict[str, Any] = {name: dict(section) for name, section in kept.items()}
+    chain, gateway, node = (merged.setdefault(name, {}) for name in ("chain", "gateway", "node"))
+    chain["port"] = plan.chain_port
     if plan.chain_port:
-        lines.append(f'rpc_urls = ["http://127.0.0.1:{plan.chain_port}"]')
-    lines += ["", "[gateway]", f"port = {plan.http_port}", f"link_port = {plan.link_port}"]
-    lines += [f"{key} = {json.dumps(value)}" for key, value in plan.gateway.items()]
-    lines += ["", "[node]", *(f"{key} = {json.dumps(value)}" for key, value in plan.node.items())]
+        chain["rpc_urls"] = [f"http://127.0.0.1:{plan.chain_port}"]
+    gateway |= {"port": plan.http_port, "link_port": plan.link_port, **plan.gateway}
+    entries = {entry["name"]: entry for entry in node.pop("services", ())}
     for service in plan.services:
-        lines += ["", "[[node.services]]", f"name = {json.dumps(service.name)}"]
-        if service.options:
-            options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in service.options.items())
-            lines.append(f"options = {{ {options} }}")
+        options = {"options": service.options} if service.options else {}
+        entries[service.name] = {"name": service.name} | entries.get(service.name, {}) | options
+    node |= plan.node
+    node["services"] = list(entries.values())
+    return merged
+
+
+def render_config(config: dict[str, Any]) -> str:
+    """Return a settings file of sections with plain values, and of the services that a node sells."""
+    lines = [MARK, "# Change what you like; the ports are kept too."]
+    for name, section in config.items():
+        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in section.items() if key != "services")]
+        for service in section.get("services", ()):
+            lines += ["", f"[[{name}.services]]", *(f"{key} = {_toml(value)}" for key, value in service.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(part)}" for key, part in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def choose_ports(*wanted: int) -> tuple[int, ...]:
@@ -257,7 +278,8 @@ def choose_ports(*wanted: int) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as file:
         file.write(text)

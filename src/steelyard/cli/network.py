@@ -2,7 +2,7 @@
 
 1. `up` starts a supervisor in the background, waits until the network serves, and prints how to use it.
 2. The supervisor is `up --foreground`: it owns the processes, and stops all of them when one ends or it is told to.
-3. What runs stands in ``network.json`` of the home; a stale file is noticed by its process id.
+3. Its ports are settings, chosen once: flags, variables, then what the home's ``config.toml`` has from the last time.
 
 Law: docs/cli.md, "steelyard up".
 """
@@ -14,27 +14,31 @@ import contextlib
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from steelyard.cli.invocation import Invocation
-from steelyard.cli.local_network import Network, NetworkPlan, choose_ports, open_network
+from steelyard.cli.local_network import Network, NetworkPlan, choose_ports, open_network, write_private
 from steelyard.cli.output import print_json
 from steelyard.cli.processes import last_line
 from steelyard.cli.progress import Steps
+from steelyard.cli.running import STATE_FILE, claim_home, find_supervisor, load_state
 from steelyard.errors import ConfigError
 
-STATE_FILE = "network.json"
+PORT_FLAGS = (("chain", "port", "--chain-port"), ("gateway", "port", "--port"), ("gateway", "link_port", "--link-port"))
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 60.0
 _STEP = re.compile(r"\[ *[0-9.]+ s\] (.+)")  # how `Steps` says a step where there is no terminal
-CHAIN_PORT, HTTP_PORT, LINK_PORT = 8545, 8080, 8090
 
 
 def run_up(invocation: Invocation, *, providers: int, is_foreground: bool, is_json: bool) -> None:
@@ -43,39 +47,32 @@ def run_up(invocation: Invocation, *, providers: int, is_foreground: bool, is_js
     state = load_state(home)
     if state is None:
         if is_foreground:
-            asyncio.run(_supervise(invocation, providers, is_json))
+            with claim_home(home):
+                asyncio.run(_supervise(invocation, providers, is_json))
             return
-        state = _start_supervisor(home, providers)
+        state = _start_supervisor(invocation, providers, is_quiet=is_json)
     _print_state(state, is_json=is_json)
 
 
 def run_down(invocation: Invocation, *, is_json: bool) -> None:
     """Stop the network of this home and wait until it has ended."""
-    state = load_state(invocation.home)
-    if state is not None:
-        os.kill(state["pid"], signal.SIGTERM)
-        _wait_gone(state["pid"])
+    supervisor = find_supervisor(invocation.home)
+    if supervisor is not None:
+        os.kill(supervisor, signal.SIGTERM)
+        _wait_gone(invocation.home, supervisor)
     if is_json:
-        print_json({"stopped": state is not None})
+        print_json({"stopped": supervisor is not None})
     else:
-        said = "The network has stopped; steelyard up goes on where it stopped." if state else "No network runs here."
+        said = "The network has stopped; steelyard up goes on where it stopped."
+        said = said if supervisor is not None else f"No network runs in {invocation.home}."
         Console().print(said)
-
-
-def load_state(home: Path) -> dict[str, Any] | None:
-    """Return what `network.json` says of a network that runs, or None."""
-    try:
-        state: dict[str, Any] = json.loads((home / STATE_FILE).read_text())
-        os.kill(state["pid"], 0)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return state
 
 
 async def _supervise(invocation: Invocation, providers: int, is_json: bool) -> None:
     from steelyard.cli.offerings import plan_smollm2
 
-    choose_ports(CHAIN_PORT, HTTP_PORT, LINK_PORT)
+    chain_port, http_port, link_port = _choose_ports(invocation)
+    (invocation.home / STATE_FILE).unlink(missing_ok=True)  # of a supervisor that was killed
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -85,9 +82,9 @@ async def _supervise(invocation: Invocation, providers: int, is_json: bool) -> N
             home=invocation.home,
             services=services,
             providers=providers,
-            chain_port=CHAIN_PORT,
-            http_port=HTTP_PORT,
-            link_port=LINK_PORT,
+            chain_port=chain_port,
+            http_port=http_port,
+            link_port=link_port,
         )
         await _until_stopped(plan, stop, steps, is_json=is_json)
 
@@ -96,8 +93,7 @@ async def _until_stopped(plan: NetworkPlan, stop: asyncio.Event, steps: Steps, *
     state_file = plan.home / STATE_FILE
     async with open_network(plan, steps.report) as network:
         state = _state_of(network)
-        state_file.write_text(json.dumps(state, indent=1))
-        state_file.chmod(0o600)
+        write_private(state_file, json.dumps(state, indent=1))
         steps.end("the network is up")
         _print_state(state, is_json=is_json)
         stopping = asyncio.create_task(stop.wait())
@@ -113,19 +109,33 @@ async def _until_stopped(plan: NetworkPlan, stop: asyncio.Event, steps: Steps, *
             raise ConfigError(f"{child.name} ended: {last_line(child.log)}; the network was stopped, log: {child.log}")
 
 
-def _start_supervisor(home: Path, providers: int) -> dict[str, Any]:
+def _choose_ports(invocation: Invocation) -> tuple[int, ...]:
+    """Return the ports of chain, clients and links that the settings name, a free one for each 0."""
+    settings = invocation.settings
+    try:
+        return choose_ports(settings.chain.port, settings.gateway.port, settings.gateway.link_port)
+    except ConfigError as error:
+        flags = "--chain-port, --port and --link-port"
+        raise ConfigError(f"{error.message}, or choose other ports with {flags}; 0 takes a free one") from error
+
+
+def _start_supervisor(invocation: Invocation, providers: int, *, is_quiet: bool) -> dict[str, Any]:
     """Start the supervisor in the background, show what it does, and return the network's state."""
-    choose_ports(CHAIN_PORT, HTTP_PORT, LINK_PORT)
+    _choose_ports(invocation)
+    home = invocation.home
     log = home / "logs" / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "steelyard", "--home", str(home), "up", "--foreground"]
     command += ["--providers", str(providers)]
+    for section, name, flag in PORT_FLAGS:
+        if (port := invocation.overrides.get(section, {}).get(name)) is not None:
+            command += [flag, str(port)]
     with log.open("w") as sink:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True, env=os.environ
         )
     end = time.monotonic() + START_TIMEOUT_S
-    with Steps() as steps:
+    with Steps(is_shown=not is_quiet) as steps, _ending_on_interrupt(process):
         while time.monotonic() < end:
             if step := _STEP.fullmatch(last_line(log)):
                 steps.report(step[1])
@@ -138,6 +148,15 @@ def _start_supervisor(home: Path, providers: int) -> dict[str, Any]:
             time.sleep(0.2)
     process.terminate()
     raise ConfigError(f"the network did not start in {START_TIMEOUT_S:.0f} s; its log: {log}")
+
+
+@contextlib.contextmanager
+def _ending_on_interrupt(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
 
 
 def _state_of(network: Network) -> dict[str, Any]:
@@ -170,16 +189,31 @@ def _print_state(state: dict[str, Any], *, is_json: bool) -> None:
     question = f"model='{model}', max_tokens=40, messages=[dict(role='user', content='Say hello')]"
     client = f"OpenAI(base_url='{base_url}', api_key='{key}')"
     code = f"from openai import OpenAI; print({client}.chat.completions.create({question}).choices[0].message.content)"
-    console.print(f'  python -c "{code}"', markup=False)
+    has_client = find_spec("openai") is not None
+    console.print(f'  {_here(sys.executable) if has_client else "python"} -c "{code}"', markup=False)
+    if not has_client:
+        console.print("  [dim](the second needs the stock client: pip install openai)[/]")
     console.print("\n[dim]Next: steelyard chat, steelyard status, steelyard audit; steelyard down stops it.[/]")
+    if line := activation():
+        console.print(f"[dim]      {line}[/]")
 
 
-def _wait_gone(pid: int) -> None:
+def activation() -> str:
+    """Return the line that puts `steelyard` on the PATH, or "" where it is there already."""
+    script = Path(sys.executable).with_name("activate")
+    if shutil.which("steelyard") is not None or not script.exists():
+        return ""
+    return f"first: source {_here(str(script))}, which puts steelyard on this shell's PATH"
+
+
+def _here(path: str) -> str:
+    """Return a path as one would type it here."""
+    return shlex.quote(os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path)
+
+
+def _wait_gone(home: Path, pid: int) -> None:
     end = time.monotonic() + STOP_TIMEOUT_S
     while time.monotonic() < end:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 0)
-            time.sleep(0.1)
-            continue
-        return
+        with contextlib.suppress(ConfigError), claim_home(home):
+            return
     raise ConfigError(f"the network (process {pid}) did not stop in {STOP_TIMEOUT_S:.0f} s")

@@ -2,7 +2,8 @@
 
 1. A child says that it is ready with one line of JSON on standard output; what it logs goes to a file.
 2. A child that ends before that fails the start with the last line of its log.
-3. Stopping asks first (SIGTERM), in reverse order of starting, and kills after a grace period.
+3. Stopping asks first (SIGTERM), in reverse order of starting, and kills after a grace period. A child whose
+   supervisor is gone ends by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steelyard.cli.running import SUPERVISOR_VARIABLE
 from steelyard.errors import ConfigError
 
 READY_TIMEOUT_S = 60.0
@@ -68,6 +70,7 @@ class Processes:
         """
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{name}.log"
+        own = {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", SUPERVISOR_VARIABLE: str(os.getpid())}
         with log.open("ab") as sink:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -76,7 +79,7 @@ class Processes:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=sink,
-                env=os.environ | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1"} | (environment or {}),
+                env=os.environ | own | (environment or {}),
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops all in order
                 limit=MAX_READY_BYTES,
             )

@@ -16,7 +16,7 @@ class Steps:
     """Shows steps and progress while a ``with`` block runs."""
 
     def __init__(self, *, is_shown: bool = True, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+        self._console = console or Console(stderr=True, highlight=False)
         self._is_shown = is_shown
         self._is_live = is_shown and self._console.is_terminal
         self._progress = Progress(

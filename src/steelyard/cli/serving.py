@@ -20,6 +20,7 @@ import typer
 
 from steelyard.cli.invocation import Invocation
 from steelyard.cli.output import example, print_ready
+from steelyard.cli.running import SUPERVISOR_VARIABLE, await_orphaned
 from steelyard.errors import Fault
 
 if TYPE_CHECKING:
@@ -134,13 +135,16 @@ def run_node(
 
 
 def serve_until_told(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run a process until SIGINT or SIGTERM, on uvloop where it is installed."""
+    """Run a process until SIGINT, SIGTERM or the end of its supervisor, on uvloop where it is installed."""
 
     async def serve() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
+        if supervisor := os.environ.get(SUPERVISOR_VARIABLE):
+            watch = asyncio.create_task(await_orphaned(supervisor))
+            watch.add_done_callback(lambda _: stop.set())
         await work(stop)
 
     factory = None

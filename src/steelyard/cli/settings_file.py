@@ -25,7 +25,9 @@ from steelyard.errors import ConfigError
 
 CONFIG_FILE = "config.toml"
 PREFIX = "STEELYARD_"
-OTHER_VARIABLES = frozenset({"HOME", "PASSPHRASE", "PASSPHRASE_FILE", "BASE_URL", "API_KEY", "DEBUG", "ANVIL"})
+OTHER_VARIABLES = frozenset(
+    {"HOME", "PASSPHRASE", "PASSPHRASE_FILE", "BASE_URL", "API_KEY", "DEBUG", "ANVIL", "SUPERVISOR"}
+)
 """Variables of ours that are not settings; those that begin with TEST_ are for tests."""
 
 
@@ -136,8 +138,7 @@ def _check_environment(environment: Mapping[str, str]) -> None:
         if rest == variable or rest in OTHER_VARIABLES or rest.startswith("TEST_"):
             continue
         if rest.split("__")[0].lower() not in sections or "__" not in rest:
-            known = [PREFIX + "__".join(key.split(".")).upper() for key in _keys(Settings, "")]
-            near = _nearest(variable, [*known, *(PREFIX + name for name in OTHER_VARIABLES)])
+            near = _nearest(variable, [*_variables(), *(PREFIX + name for name in OTHER_VARIABLES)])
             raise ConfigError(f"{variable} is no setting{near}", code="unknown_setting")
 
 
@@ -149,12 +150,18 @@ def _explain(error: ValidationError, file: Mapping[str, Any]) -> str:
     place = path[:-1] if first["type"] == "missing" else path
     where = variable if variable in os.environ else ".".join(path)
     where = f"{CONFIG_FILE}: {where}" if variable not in os.environ and place and _has(file, place) else where
+    if first["type"] == "extra_forbidden" and variable in os.environ:
+        return f"{variable} is no setting{_nearest(variable, _variables())}"
     if first["type"] == "extra_forbidden":
         return f"{where} is no setting{_nearest('.'.join(path), _siblings(path))}"
     if first["type"] == "missing":
         return f"{where} is missing"
     value = "hidden" if "key" in path[-1] or path[-1] == "database" else repr(first.get("input"))[:80]
     return f"{where} is {value}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+def _variables() -> list[str]:
+    return [PREFIX + "__".join(key.split(".")).upper() for key in _keys(Settings, "")]
 
 
 def _siblings(path: list[str]) -> list[str]:

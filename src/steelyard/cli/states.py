@@ -75,7 +75,7 @@ async def _status(invocation: Invocation) -> dict[str, Any]:
 
 
 def _gateway_url(invocation: Invocation) -> str:
-    from steelyard.cli.network import load_state
+    from steelyard.cli.running import load_state
 
     running = load_state(invocation.home)
     if running is not None:

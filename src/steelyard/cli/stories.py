@@ -11,13 +11,24 @@ from steelyard.cli.invocation import Invocation
 from steelyard.cli.output import JsonFlag, example
 
 Providers = Annotated[int, typer.Option("--providers", min=1, max=16, help="How many providers serve the model.")]
+Port = Annotated[
+    int | None, typer.Option("--port", min=0, max=65535, help="For clients: gateway.port; 0 takes a free one.")
+]
+LinkPort = Annotated[
+    int | None, typer.Option("--link-port", min=0, max=65535, help="For nodes: gateway.link_port; 0 takes a free one.")
+]
+ChainPort = Annotated[
+    int | None, typer.Option("--chain-port", min=0, max=65535, help="Of the chain: chain.port; 0 takes a free one.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     panel = "The whole network on this machine"
     app.command("demo", rich_help_panel=panel, epilog=example("steelyard demo"))(demo)
-    app.command("up", rich_help_panel=panel, epilog=example("steelyard up", "steelyard up --providers 1"))(up)
+    app.command("up", rich_help_panel=panel, epilog=example("steelyard up", "steelyard up --providers 1 --port 8081"))(
+        up
+    )
     app.command("down", rich_help_panel=panel, epilog=example("steelyard down"))(down)
 
 
@@ -29,12 +40,18 @@ def demo(context: typer.Context, providers: Providers = 3) -> None:
 def up(
     context: typer.Context,
     providers: Providers = 3,
+    port: Port = None,
+    link_port: LinkPort = None,
+    chain_port: ChainPort = None,
     is_foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop everything at Ctrl-C.")] = False,
     is_json: JsonFlag = False,
 ) -> None:
     """Start the network and keep it running; prints the base URL, a development key and two lines to paste."""
+    invocation = Invocation.of(context)
+    invocation.override("gateway", port=port, link_port=link_port)
+    invocation.override("chain", port=chain_port)
     importlib.import_module("steelyard.cli.network").run_up(
-        Invocation.of(context), providers=providers, is_foreground=is_foreground, is_json=is_json
+        invocation, providers=providers, is_foreground=is_foreground, is_json=is_json
     )
 
 

@@ -88,7 +88,7 @@ def test_wrong_setting_in_file_is_one_line_that_names_it(tmp_path: Path, text: s
 @pytest.mark.parametrize(
     ("variable", "message"),
     [
-        ("STEELYARD_GATEWAY__PROT", "STEELYARD_GATEWAY__PROT is no setting; did you mean gateway.port?"),
+        ("STEELYARD_GATEWAY__PROT", "STEELYARD_GATEWAY__PROT is no setting; did you mean STEELYARD_GATEWAY__PORT?"),
         ("STEELYARD_GATEWAY_PORT", "STEELYARD_GATEWAY_PORT is no setting; did you mean STEELYARD_GATEWAY__PORT?"),
         ("STEELYARD_HOM", "STEELYARD_HOM is no setting; did you mean STEELYARD_HOME?"),
         ("STEELYARD_GATEWAY__PORT", "STEELYARD_GATEWAY__PORT is 'x': "),
