@@ -82,9 +82,15 @@ def main(arguments: list[str] | None = None) -> None:
     is_debug = "--debug" in words or bool(os.environ.get("STEELYARD_DEBUG"))
     is_json = "--json" in words
     try:
-        build_app()(words, prog_name="steelyard")
+        # Not standalone: what was typed wrong is told as every other error is, and the status comes back.
+        sys.exit(build_app()(words, prog_name="steelyard", standalone_mode=False) or 0)
     except KeyboardInterrupt:
         sys.exit(130)
+    except typer.Abort:
+        print_error("given up: nothing was done", code="aborted", is_json=is_json)
+        sys.exit(1)
+    except typer.TyperException as error:
+        _report_usage(error, is_json=is_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -119,6 +125,19 @@ def _begin(
     ] = False,
 ) -> None:
     context.obj = Invocation(find_home(home), is_debug=debug)
+
+
+def _report_usage(error: typer.TyperException, *, is_json: bool) -> None:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and not is_json:
+        sys.stderr.write(error.format_message() + "\n")
+        sys.exit(error.exit_code)
+    said = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        said = "a command is missing"
+    words = getattr(context, "command_path", "") or "steelyard"
+    print_error(f"{said[:1].lower()}{said[1:]}; see {words} --help", code="bad_usage", is_json=is_json)
+    sys.exit(error.exit_code)
 
 
 def _report_fault(error: Exception, words: list[str], *, is_json: bool) -> None:

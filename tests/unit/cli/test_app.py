@@ -125,7 +125,39 @@ def test_refusal_ends_with_one_and_json_for_scripts(home: Path, capsys: pytest.C
 def test_usage_error_ends_with_two(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An amount that isn't one is told with the value."""
     assert ends(["deposit", "1.5x"]) == 2
-    assert "1.5x" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: invalid value for 'YARD': '1.5x' is no amount of YARD")
+    assert said.err.endswith("; see steelyard deposit --help\n")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["status", "--bogus"], "no such option: --bogus; see steelyard status --help"),
+        (["nonsense"], "no such command 'nonsense'; see steelyard --help"),
+        (["stake", "providr", "1"], "'providr' is not one of 'provider', 'gateway', 'validator'"),
+        (["calls", "show"], "missing argument"),
+    ],
+)
+def test_usage_error_is_json_for_scripts(
+    home: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    """What was typed wrong has a code and the way on, like every other error."""
+    assert ends([*words, "--json"]) == 2
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert error["code"] == "bad_usage"
+    assert message in error["message"]
+    assert "Value error" not in error["message"]
+
+
+def test_group_without_a_command_shows_its_help(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`steelyard wallet` says what there is."""
+    assert ends(["wallet"]) == 2
+    said = capsys.readouterr()
+    assert "steelyard wallet new me" in said.out + said.err
+    assert "error:" not in said.err
 
 
 def test_defect_is_logged_whole_and_shown_as_an_id(
