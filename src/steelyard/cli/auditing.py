@@ -8,9 +8,12 @@ import typer
 
 from steelyard.cli.invocation import Invocation, run
 from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next, print_table
+from steelyard.errors import BadRequest
 
 if TYPE_CHECKING:
     from steelyard.audit.report import AuditReport
+
+BLOCK_TAGS = ("earliest", "latest", "safe", "finalized")
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +60,10 @@ async def _audit(invocation: Invocation, from_block: int | None, block: str, *, 
     deployment = Deployment.load(settings.deployment_file)
     blobs = FolderBlobs(settings.blobs_folder)
     tag = int(block) if block.isdigit() else block
-    with Progress(console=Console(stderr=True), transient=True, disable=is_quiet) as bar:
+    if isinstance(tag, str) and tag not in BLOCK_TAGS:
+        raise BadRequest(f"{block!r} is no block: give a number, or one of {', '.join(BLOCK_TAGS)}", param="block")
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=is_quiet or not console.is_terminal) as bar:
         tasks = {}
 
         def show(what: str, done: int, total: int) -> None:
@@ -101,5 +107,7 @@ def _print_report(report: AuditReport) -> None:
         f"{report.blobs_read} of {report.blobs_named} blobs read"
     )
     print_line(f"money conserved: {report.verdict}")
+    if not report.lanes:
+        print_next("nothing was redeemed yet, and calls are read from what was: steelyard redeem, and audit again")
     if report.verdict == "not provable":
         print_next("bring the missing blobs into the blob store (steelyard config show: blobs.dir), and audit again")

@@ -57,7 +57,9 @@ def register(app: typer.Typer) -> None:
     app.command(
         "chat",
         rich_help_panel="Using a network",
-        epilog=example('steelyard chat "What is a steelyard?"', "steelyard chat --model smollm2 --seed 7"),
+        epilog=example(
+            'steelyard chat "What is a steelyard?"', "steelyard chat --model smollm2-135m-instruct --seed 7"
+        ),
     )(chat)
 
 

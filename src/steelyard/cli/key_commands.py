@@ -73,7 +73,7 @@ def create(
         print_line(secret)
         print_next(
             "keep it: it is not shown again",
-            f'OPENAI_API_KEY={secret[:16]}… steelyard chat "hello"',
+            'steelyard chat "hello" --api-key KEY',
             "steelyard keys list",
         )
 

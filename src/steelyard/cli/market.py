@@ -33,7 +33,11 @@ def register(app: typer.Typer) -> None:
     services.command("list", epilog=example("steelyard services list", "steelyard services list --json"))(show_all)
     services.command(
         "register",
-        epilog=example("steelyard services register my-model chat --manifest my-model.json --split 8500,700,500,300"),
+        epilog=example(
+            "steelyard services register my-echo echo --manifest my-echo.json",
+            "steelyard services register my-echo echo --manifest my-echo.json "
+            "--split 8500,700,500,300 --data-pot data-pot",
+        ),
     )(register_service)
     app.add_typer(services, name="services", rich_help_panel=PANEL, epilog=example("steelyard services list"))
     offer = typer.Typer(help="What a provider asks for a service.", no_args_is_help=True)
@@ -41,13 +45,17 @@ def register(app: typer.Typer) -> None:
         "set",
         epilog=example(
             "steelyard offer set smollm2-135m-instruct --price-in 0.1 --price-out 0.4 --wallet node-1",
+            "steelyard offer set smollm2-135m-instruct --price-out 0.5",
             "steelyard offer set smollm2-135m-instruct --stop --wallet node-1",
         ),
     )(set_offer)
     # a callback keeps `set` a word of its own while it is the only one
     offer.callback()(_group)
     app.add_typer(
-        offer, name="offer", rich_help_panel=PANEL, epilog=example("steelyard offer set SERVICE --price-out 1")
+        offer,
+        name="offer",
+        rich_help_panel=PANEL,
+        epilog=example("steelyard offer set smollm2-135m-instruct --price-in 0.1 --price-out 0.4"),
     )
 
 
@@ -81,7 +89,7 @@ def register_service(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="1 to 64 of a-z 0-9 - . _ : /; it is the model's name for clients.")],
     kind: Annotated[str, typer.Argument(help="What sort of work, like chat, embeddings or echo.")],
-    manifest: Annotated[Path, typer.Option("--manifest", help="The manifest, a JSON file.")],
+    manifest: Annotated[Path, typer.Option("--manifest", help="The manifest, a JSON file: docs/spec/services.md.")],
     split: Annotated[
         str, typer.Option("--split", help="Basis points of provider, builder, data pot, protocol; 10000 in all.")
     ] = "9700,0,0,300",
@@ -104,7 +112,9 @@ def set_offer(
         str | None, typer.Option("--grade", help="How answers can be checked, like logprobs; unchecked by default.")
     ] = None,
     is_stopping: Annotated[bool, typer.Option("--stop", help="Withdraw the offer.")] = False,
-    wallet: Annotated[str | None, typer.Option("--wallet", "-w", help="The provider's wallet, which signs.")] = None,
+    wallet: Annotated[
+        str | None, typer.Option("--wallet", "-w", help="The provider's wallet, which signs; node.wallet by default.")
+    ] = None,
     is_json: JsonFlag = False,
 ) -> None:
     """Offer a service at a price, or (--stop) withdraw the offer; what isn't given stays as it stands."""
@@ -152,7 +162,9 @@ async def _register(
     try:
         decoded = decode_manifest(manifest.read_bytes())
     except OSError as error:
-        raise ConfigError(f"can't read the manifest {manifest}: {error.strerror}") from None
+        raise ConfigError(
+            f"can't read the manifest {manifest}: {error.strerror}; docs/spec/services.md says what stands in it"
+        ) from None
     if (decoded.name, decoded.kind) != (name, kind):
         raise BadRequest(f"{manifest} is of {decoded.name} ({decoded.kind}), not of {name} ({kind})", param="manifest")
     pot = ZERO_ADDRESS if data_pot is None else invocation.find_account(data_pot)
@@ -208,7 +220,7 @@ async def _set_offer(
         print_next("steelyard services list")
     else:
         print_line(f"{signer.name} offers {name} at {_yard(price_in)} in, {_yard(price_out)} out per 1,000,000 units")
-        print_next(f"steelyard node run --wallet {signer.name}")
+        print_next(f"steelyard node run --wallet {signer.name} --service {name}")
 
 
 async def _find_service(chain: ChainAccess, name: str) -> Service:

@@ -20,9 +20,12 @@ from steelyard.errors import BadRequest, Reverted
 
 if TYPE_CHECKING:
     from steelyard.chain.records import TxReceipt
+    from steelyard.cli.settings import Settings
 
 _TOO_EARLY = re.compile(r"Still(?:Waiting|Unbonding|Locked)\(\w+=([0-9]+)\)")
-WalletOption = Annotated[str | None, typer.Option("--wallet", "-w", help="The wallet that signs, by name.")]
+WalletOption = Annotated[
+    str | None, typer.Option("--wallet", "-w", help="The wallet that signs, by name; the settings' own by default.")
+]
 Amount = Annotated[int, typer.Argument(parser=parse_amount, metavar="YARD", help="Amount in YARD, like 12 or 0.5.")]
 PANEL = "Money"
 
@@ -39,10 +42,9 @@ class RoleName(StrEnum):
         """The contract's number for it."""
         return list(RoleName).index(self) + 1
 
-    @property
-    def default_wallet(self) -> str:
-        """The wallet that usually has the role."""
-        return {"provider": "node-1", "gateway": "gateway", "validator": "validator"}[self.value]
+    def default_wallet(self, settings: Settings) -> str:
+        """The wallet that has the role by the settings."""
+        return {"provider": settings.node.wallet, "gateway": settings.gateway.wallet}.get(self.value, self.value)
 
 
 RoleArgument = Annotated[RoleName, typer.Argument(metavar="ROLE", help="provider, gateway or validator.")]
@@ -129,7 +131,7 @@ async def _stake(invocation: Invocation, role: RoleName, amount_nano: int, walle
     from steelyard.cli.chain_access import open_chain, open_signer
 
     async with open_chain(invocation) as chain:
-        signer = open_signer(invocation, chain, wallet or role.default_wallet)
+        signer = open_signer(invocation, chain, wallet or role.default_wallet(invocation.settings))
         receipt = await chain.registry.stake(signer.sender, Role(role.number), amount_nano)
         held = await chain.registry.fetch_stake(signer.key.account, Role(role.number))
         least = await chain.registry.fetch_min_stake(Role(role.number))
@@ -152,7 +154,7 @@ async def _unstake(
     from steelyard.cli.chain_access import open_chain, open_signer
 
     async with open_chain(invocation) as chain:
-        signer = open_signer(invocation, chain, wallet or role.default_wallet)
+        signer = open_signer(invocation, chain, wallet or role.default_wallet(invocation.settings))
         number = Role(role.number)
         if amount_nano is None:
             receipt = await _told_when(chain.registry.finish_unbond(signer.sender, number), "the stake")

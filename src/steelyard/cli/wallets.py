@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from steelyard.cli.chain_access import ChainAccess
 
 GAS_WEI = 10**18
+COMFORTABLE_NANO = 1_000 * 10**9
+"""What the stake that hints suggest takes."""
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +27,9 @@ def register(app: typer.Typer) -> None:
         new
     )
     group.command("show", epilog=example("steelyard wallet show", "steelyard wallet show me --json"))(show)
-    group.command("fund", epilog=example("steelyard wallet fund me 50", "steelyard wallet fund 0x… 5 --from me"))(fund)
+    group.command("fund", epilog=example("steelyard wallet fund me 2000", "steelyard wallet fund 0x… 5 --from me"))(
+        fund
+    )
     app.add_typer(group, name="wallet", rich_help_panel="Money", epilog=example("steelyard wallet new me"))
 
 
@@ -53,7 +57,7 @@ def new(
         return
     print_line(f"wallet {name}: 0x{info.account.hex()}")
     print_line(f"kept in {path}" + ("; for the embedded chain only" if is_development else ""))
-    steps = [f"steelyard wallet fund {name} 50"]
+    steps = [f"steelyard wallet fund {name} 2000"]
     if not is_development:
         steps.append(f"keep a copy of {path} and of its passphrase: nobody can bring them back")
     print_next(*steps)
@@ -93,7 +97,7 @@ def show(
 def fund(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Whom to fund: a wallet's name or an address.")],
-    amount: Annotated[int, typer.Argument(parser=parse_amount, metavar="YARD", help="Amount in YARD, like 50.")],
+    amount: Annotated[int, typer.Argument(parser=parse_amount, metavar="YARD", help="Amount in YARD, like 50 or 0.5.")],
     source: Annotated[str, typer.Option("--from", help="The wallet that pays, by name.")] = "deployer",
     gas: Annotated[bool, typer.Option("--gas/--no-gas", help="Also send a little of the chain's gas coin.")] = True,
     is_json: JsonFlag = False,
@@ -180,7 +184,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 async def _fund(invocation: Invocation, name: str, amount_nano: int, source: str, is_gas: bool, is_json: bool) -> None:
     from steelyard.cli.chain_access import open_chain, open_signer
-    from steelyard.protocol.pricing import format_yard
+    from steelyard.protocol.pricing import NANO_PER_YARD, format_yard
 
     account = invocation.find_account(name)
     async with open_chain(invocation) as chain:
@@ -193,4 +197,9 @@ async def _fund(invocation: Invocation, name: str, amount_nano: int, source: str
         print_json({"tx": receipt.tx_hash, "account": account, "wallet_nano": held})
         return
     print_line(f"0x{account.hex()} holds {format_yard(held)} YARD")
-    print_next(f"steelyard stake provider 1000 --wallet {name}", f"steelyard deposit 100 --wallet {name}")
+    if name.startswith("0x"):
+        print_next(f"steelyard wallet show {name}")
+    elif held >= COMFORTABLE_NANO:
+        print_next(f"steelyard stake provider 1000 --wallet {name}", f"steelyard deposit 100 --wallet {name}")
+    else:
+        print_next(f"steelyard deposit {format_yard(min(held, 100 * NANO_PER_YARD))} --wallet {name}")
