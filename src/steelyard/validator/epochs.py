@@ -1,0 +1,143 @@
+"""A validator's epochs: secrets committed before, revealed after, and the verdicts of each published.
+
+state on disk        on chain      what is done
+-------------------  ------------  -----------------------------------------------------------------------------
+no secret            -             one is drawn and kept, then its commitment is sent, before its epoch begins
+a secret             no commit     the commitment is sent again (the process died in between)
+committed            epoch over    the secret is revealed, within the court's time; later it can't be, and is fined
+revealed             -             an epoch later its verdicts are put into a blob, and the root posted on the ledger
+
+1. A secret never leaves before its epoch is over: whoever knew it could serve well only what is checked.
+2. The epoch of a call is that of its receipt's `finished_ms`; gateways refuse receipts whose clock is off.
+
+Law: docs/spec/validator.md, section 6.
+"""
+
+from __future__ import annotations
+
+import secrets as random_source
+
+import structlog
+
+from steelyard.chain.cases import SecretState
+from steelyard.chain.court import CourtClient
+from steelyard.chain.ledger import LedgerClient
+from steelyard.chain.sender import Sender
+from steelyard.errors import Reverted
+from steelyard.protocol.messages import Verdict
+from steelyard.protocol.signing import Domain
+from steelyard.protocol.verdicts_blob import VERDICTS_KIND, PublishedVerdict, encode_verdicts, verdicts_root
+from steelyard.storage.blobs import BlobStore
+from steelyard.storage.database import Database
+from steelyard.storage.verdicts import SecretRow, VerdictRow, load_secrets, load_verdicts, mark_secret, save_secret
+from steelyard.verification.selection import SECRET_BYTES, commitment
+
+_log = structlog.get_logger("steelyard.validator")
+
+
+class Epochs:
+    """Keeps one validator's secrets and publishes its verdicts.
+
+    Args:
+        sender: the validator's. ahead: for how many coming epochs a secret is committed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        court: CourtClient,
+        ledger: LedgerClient,
+        sender: Sender,
+        domain: Domain,
+        *,
+        ahead: int,
+        reveal_s: int,
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._court = court
+        self._ledger = ledger
+        self._sender = sender
+        self._domain = domain
+        self._ahead = ahead
+        self._reveal_s = reveal_s
+        self._secrets: dict[int, SecretRow] = {}
+
+    async def open(self) -> None:
+        """Read the secrets back."""
+        self._secrets = await load_secrets(self._database)
+
+    def epoch_at(self, time_ms: int) -> int:
+        """Return the epoch of a Unix time in milliseconds."""
+        return self._court.epoch_at(time_ms // 1000)
+
+    def secret(self, epoch: int) -> bytes | None:
+        """Return the secret that selects an epoch's calls; None where none was committed in time."""
+        row = self._secrets.get(epoch)
+        return row.secret if row is not None and row.is_committed else None
+
+    async def beat(self, now_s: int) -> None:
+        """Do what is due at a time of the chain's clock; raises ChainError."""
+        current = self._court.epoch_at(now_s)
+        for epoch in range(current + 1, current + 1 + self._ahead):
+            if not (row := self._secrets.get(epoch)) or not row.is_committed:
+                await self._commit(epoch)
+        for epoch in sorted(self._secrets):
+            row = self._secrets[epoch]
+            if epoch < current and row.is_committed and not row.is_revealed:
+                await self._close(row, now_s, is_settled=epoch + 1 < current)
+
+    async def _commit(self, epoch: int) -> None:
+        row = self._secrets.get(epoch)
+        if row is None:
+            secret = random_source.token_bytes(SECRET_BYTES)
+            await save_secret(self._database, epoch, secret)
+            row = self._secrets[epoch] = SecretRow(epoch, secret, False, False)
+        [known] = await self._court.fetch_secrets([self._sender.account], epoch)
+        if known.state is SecretState.NONE:
+            try:
+                await self._court.commit_secret(self._sender, epoch, commitment(row.secret))
+            except Reverted as error:  # the epoch has begun meanwhile, or there is no stake
+                _log.warning("secret_not_committed", epoch=epoch, reason=error.message)
+                return
+        await mark_secret(self._database, epoch)
+        self._secrets[epoch] = SecretRow(epoch, row.secret, True, False)
+
+    async def _close(self, row: SecretRow, now_s: int, *, is_settled: bool) -> None:
+        """Reveal an epoch's secret; an epoch later, when its last calls are checked, publish its verdicts."""
+        [known] = await self._court.fetch_secrets([self._sender.account], row.epoch)
+        if known.state is SecretState.COMMITTED:
+            if now_s < (row.epoch + 1) * self._court.epoch_s + self._reveal_s:
+                await self._court.reveal_secret(self._sender, row.epoch, row.secret)
+            else:
+                _log.error("secret_not_revealed_in_time", epoch=row.epoch)
+        if not is_settled:
+            return
+        await self._publish(row.epoch)
+        await mark_secret(self._database, row.epoch, is_revealed=True)
+        self._secrets[row.epoch] = SecretRow(row.epoch, row.secret, True, True)
+
+    async def _publish(self, epoch: int) -> None:
+        verdicts = [published(row, self._sender.account) for row in await load_verdicts(self._database, epoch=epoch)]
+        if not verdicts or await self._ledger.fetch_root(self._sender.account, VERDICTS_KIND, epoch) is not None:
+            return
+        cid = await self._blobs.put(encode_verdicts(self._domain, self._sender.account, epoch, verdicts))
+        root = verdicts_root(verdicts)
+        await self._ledger.post(self._sender, VERDICTS_KIND, epoch, root, cid.digest, len(verdicts))
+        _log.info("verdicts_published", epoch=epoch, count=len(verdicts), cid=str(cid))
+
+
+def published(row: VerdictRow, validator: bytes) -> PublishedVerdict:
+    """Return a verdict as it is published."""
+    return PublishedVerdict(
+        Verdict(validator, row.receipt_hash, row.outcome, row.evidence_hash, row.epoch),
+        row.signature,
+        row.provider,
+        row.service_id,
+        row.gateway,
+        row.selected_by,
+        row.reason,
+        row.micro_nats,
+        row.tokens,
+    )

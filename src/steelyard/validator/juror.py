@@ -1,0 +1,92 @@
+"""How a panel's member judges a case: by doing the checks of its file again, with its own engine.
+
+1. Nothing of the challenger is believed: each answer opens from what its provider signed, and is replayed here.
+2. Guilty is who reaches the threshold by the juror's own replays, over the whole run, and without any single gateway's
+   answers; the later the run begins, the higher the threshold.
+3. A file that doesn't open, or claims more harm than the failed answers cost, acquits; what the juror lacks abstains.
+
+Law: docs/spec/validator.md, section 7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+from typing import TypeVar
+
+from steelyard.errors import BadMessage, PeerError
+from steelyard.protocol.merkle import merkle_root
+from steelyard.protocol.messages import Lane, Outcome
+from steelyard.protocol.signing import Domain, require_signer
+from steelyard.validator.book import bets_of
+from steelyard.validator.case_file import CaseFile, Material, decode_case
+from steelyard.validator.checker import Checkable, check_call
+from steelyard.validator.opened import opens
+from steelyard.verification.eprocess import Suspicion, add_answer
+from steelyard.verification.parameters import SHIPPED, CheckParameters
+
+T = TypeVar("T")
+
+
+async def judge_case(
+    blob: bytes,
+    accused: bytes,
+    service_id: bytes,
+    claims: Iterable[tuple[Lane, int]],
+    checkable: Checkable | None,
+    domain: Domain,
+    parameters: CheckParameters = SHIPPED,
+) -> Outcome:
+    """Return this juror's vote on a case of cheating.
+
+    Args:
+        blob: the case's file; untrusted. claims: nano by lane that the challenger wants for gateways.
+        checkable: how this machine checks the service, or None.
+    """
+    try:
+        case = decode_case(blob)
+        if (case.provider, case.service_id) != (accused, service_id):
+            raise BadMessage("the file is about another provider or service")
+        for answer in case.answers:
+            _open(answer, domain)
+    except PeerError:
+        return Outcome.PASS
+    if checkable is None:
+        return Outcome.ABSTAIN
+    suspicion, failed = Suspicion(), Counter[Lane]()
+    for answer in case.answers:
+        checked = await check_call(
+            answer.order, answer.receipt, checkable, partial(_given, answer.call), partial(_given, answer.claimed)
+        )
+        bets = bets_of(checked)
+        if bets is None:
+            return Outcome.ABSTAIN
+        suspicion = add_answer(suspicion, answer.order.gateway, bets)
+        if checked.judgement.outcome is Outcome.FAIL:
+            failed[answer.order.lane] += answer.receipt.cost
+    if any(nano > failed[lane] for lane, nano in claims):
+        return Outcome.PASS
+    return Outcome.FAIL if is_proven(suspicion, case, parameters) else Outcome.PASS
+
+
+def is_proven(suspicion: Suspicion, case: CaseFile, parameters: CheckParameters = SHIPPED) -> bool:
+    """Say whether a run of answers convicts; a run that begins at the challenger's answer k needs k^2 times more."""
+    threshold = math.log(parameters.challenge_e) + 2 * math.log(case.first)
+    return min(suspicion.log_e, suspicion.log_e_without_any) >= threshold
+
+
+def _open(answer: Material, domain: Domain) -> None:
+    order, receipt, batch = answer.order, answer.receipt, answer.signed.batch
+    if order.lane != batch.lane or receipt.order_hash != order.struct_hash():
+        raise BadMessage("an answer's receipt is for another order, or its batch of another lane")
+    if receipt.struct_hash() not in answer.receipts or merkle_root(answer.receipts) != batch.receipts_root:
+        raise BadMessage("an answer's receipt is not under its batch's root")
+    require_signer(domain.digest(batch.struct_hash()), answer.signed.signature, batch.provider, "batch")
+    if answer.claimed and not opens(receipt, answer.claimed):
+        raise BadMessage("an answer's evidence is not what its receipt commits to")
+
+
+async def _given(value: T) -> T:
+    return value
