@@ -82,7 +82,7 @@ validator_verdicts = _table(
     selected_by text, micro_nats int, tokens int, evidence_hash blob, signature blob, material blob, created_ms int""",
 )
 validator_suspicions = _table("validator_suspicions", "provider blob, service_id blob, state blob")
-validator_votes = _table("validator_votes", "case_id int, epoch int, is_guilty int, salt blob")
+validator_votes = _table("validator_votes", "case_id int, epoch int, vote int, salt blob")
 
 # ---- both
 redemptions = _table(

@@ -160,19 +160,17 @@ async def load_secrets(database: Database, *, since: int = 0) -> dict[int, Secre
         return {epoch: SecretRow(epoch, secret, bool(done), bool(shown)) for epoch, secret, done, shown in rows}
 
 
-async def save_vote(database: Database, case_id: int, epoch: int, is_guilty: bool, salt: bytes) -> None:
-    """Keep a vote on a case's panel before its hash leaves; a second one is a failed insert."""
+async def save_vote(database: Database, case_id: int, epoch: int, vote: int, salt: bytes) -> None:
+    """Keep a vote (`Outcome`) on a case's panel before its hash leaves; a second one is a failed insert."""
     async with database.begin() as connection:
-        await connection.execute(
-            insert(validator_votes).values(case_id=case_id, epoch=epoch, is_guilty=int(is_guilty), salt=salt)
-        )
+        await connection.execute(insert(validator_votes).values(case_id=case_id, epoch=epoch, vote=vote, salt=salt))
 
 
-async def load_vote(database: Database, case_id: int, epoch: int) -> tuple[bool, bytes] | None:
-    """Return (is guilty, salt) of a vote that was kept, or None."""
-    query = select(validator_votes.c.is_guilty, validator_votes.c.salt).where(
+async def load_vote(database: Database, case_id: int, epoch: int) -> tuple[int, bytes] | None:
+    """Return (vote, salt) that was kept for a panel, or None."""
+    query = select(validator_votes.c.vote, validator_votes.c.salt).where(
         validator_votes.c.case_id == case_id, validator_votes.c.epoch == epoch
     )
     async with database.read() as connection:
         row = (await connection.execute(query)).first()
-        return None if row is None else (bool(row[0]), row[1])
+        return None if row is None else (int(row[0]), row[1])

@@ -40,7 +40,7 @@ STATEMENTS: tuple[str, ...] = (
     """CREATE TABLE validator_votes (
         case_id BIGINT NOT NULL,
         epoch BIGINT NOT NULL,
-        is_guilty BIGINT NOT NULL,
+        vote BIGINT NOT NULL,
         salt {blob} NOT NULL,
         PRIMARY KEY (case_id, epoch)
     )""",
