@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 from tests.link_world import DOMAIN, GATEWAY_KEY, LIMITS, PROVIDER_KEY, until
 from tests.node_twins import SERVICE_ID, SERVICE_NAME, TAG_SECRET, HandGateway, Ordered, TwinChain
+from tests.service_world import LetterEngine
 
 from steelyard.link.client import LinkClient
 from steelyard.link.port import CallRequest, SignedOffer
@@ -33,6 +34,7 @@ from steelyard.node.settings import NodeSettings
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.ids import service_id
 from steelyard.protocol.messages import Offer, Order, content_hash, order_tag
+from steelyard.services.chat import ChatService
 from steelyard.services.echo import EchoService
 from steelyard.services.port import Service, encode_manifest, manifest_digest
 from steelyard.storage.blobs import FolderBlobs
@@ -69,6 +71,12 @@ def offer_service(service: Service, apis: frozenset[str] = EchoService.apis, max
 def build_echo(delay_ms: int = 0) -> EchoService:
     """Return an `echo` service; with a delay it pauses before each word."""
     return EchoService(EchoService.describe(SERVICE_NAME), options={"delay_ms": str(delay_ms)} if delay_ms else None)
+
+
+def build_letters(script: Sequence[int] = ()) -> ChatService:
+    """Return a stepped `chat` service on the little model, under the tests' service name."""
+    engine = LetterEngine(script)
+    return ChatService(ChatService.describe(SERVICE_NAME, engine.info), engine=engine)
 
 
 @dataclass(eq=False)

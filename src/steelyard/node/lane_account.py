@@ -24,6 +24,7 @@ from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher, acce
 from steelyard.protocol.messages import Order, Receipt
 from steelyard.protocol.signing import Domain, SigningKey
 from steelyard.storage.database import Database
+from steelyard.storage.node_evidence import keep_evidence
 from steelyard.storage.node_ledger import ReceiptRow, open_lane, record_batch, record_voucher
 from steelyard.storage.operations import Operation
 from steelyard.storage.writer import GroupWriter
@@ -47,6 +48,7 @@ class Leaf(msgspec.Struct, frozen=True):
     receipt: Receipt
     receipt_hash: bytes
     link: GatewayLink
+    evidence: bytes = b""
 
     @property
     def entry(self) -> LeafEntry:
@@ -197,12 +199,18 @@ class LaneAccount:
 
     async def _write_batches(self, batches: Sequence[list[Leaf]]) -> list[tuple[SignedBatch, list[Leaf]]]:
         now_ms, state = self._tools.now_ms(), self.state
+        until_ms = now_ms + int(self._tools.settings.evidence_keep_s * 1000)
         steps = list(open_lane(state.lane, now_ms=now_ms).steps) if self._is_new else []
         written, heads = [], {}
         for leaves in batches:
             ids, costs = [leaf.receipt_hash for leaf in leaves], [leaf.receipt.cost for leaf in leaves]
             state, signed = extend_lane(state, ids, costs, self._tools.key, self._tools.domain)
             steps += record_batch(state, signed, [leaf.row for leaf in leaves], now_ms=now_ms).steps
+            steps += [
+                keep_evidence(leaf.receipt_hash, leaf.order.gateway, leaf.evidence, until_ms=until_ms)
+                for leaf in leaves
+                if leaf.evidence
+            ]
             heads[state.head] = (state.cumulative, state.count)
             written.append((signed, leaves))
         await self._submit(Operation(tuple(steps)))

@@ -21,6 +21,7 @@ import structlog
 from steelyard.errors import BadTotal, Forbidden, SteelyardError
 from steelyard.link.port import CallRequest, Failure, GatewayLink, SignedOffer
 from steelyard.node.chain_view import NodeChain
+from steelyard.node.evidence_desk import EvidenceDesk
 from steelyard.node.lane_account import LaneAccount, LaneTools, Leaf
 from steelyard.node.orders import CLOCK_SKEW_MS, NodeService, Taken, check_order
 from steelyard.node.redeemer import Redeemer, RedeemerTools
@@ -81,6 +82,7 @@ class Node:
         self._terms = TermsWatch(parts.chain, parts.key, parts.domain, self._services, self._tell_offers, parts.now_ms)
         self._seen = SeenCalls(CLOCK_SKEW_MS)
         self._watch = CreditWatch(parts.chain, parts.settings, lambda: self._lanes)
+        self._desk = EvidenceDesk(parts.database, parts.now_ms)
         self._is_stopping = False
         redeemer_tools = RedeemerTools(
             parts.chain, parts.database, parts.writer, parts.blobs, parts.domain, parts.settings, parts.now_ms
@@ -125,6 +127,7 @@ class Node:
             group.create_task(self._parts.chain.run())
             group.create_task(self.redeemer.run())
             group.create_task(self._watch.run())
+            group.create_task(self._desk.run())
             group.create_task(self._terms.run())
 
     async def close(self, drain_s: float = 0.0) -> None:
@@ -137,6 +140,7 @@ class Node:
             run.stop()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_S)
+        await self._desk.aclose()
         await asyncio.gather(*(lane.flush() for lane in self._lanes.values()))
         await asyncio.gather(*(lane.feed.close(STOP_S) for lane in self._lanes.values()))
 
@@ -225,6 +229,10 @@ class Node:
         if account is not None and state.lane.gateway == link.gateway:
             account.feed.attach(link, state.seq)
 
+    def on_evidence_asked(self, link: GatewayLink, receipt_hash: bytes) -> None:
+        """Show the evidence of a receipt that this gateway paid for."""
+        self._desk.ask(link, receipt_hash)
+
     def on_link_down(self, link: GatewayLink, reason: str) -> None:
         """Nothing to do: the link dials again, and cancels what its session can't finish."""
 
@@ -267,7 +275,7 @@ class Node:
         def end(run: Run, receipt: Receipt | None) -> None:
             del self._runs[order.call_id]
             self._runs_by_service[order.service_id] -= 1
-            self._settle(link, request, taken, account, receipt)
+            self._settle(link, request, taken, account, receipt, run.evidence)
 
         order = request.order
         run = Run(link, request, taken, is_stream=is_stream, on_end=end, now_ms=self._parts.now_ms)
@@ -276,14 +284,20 @@ class Node:
         self._keep(run.start())
 
     def _settle(
-        self, link: GatewayLink, request: CallRequest, taken: Taken, account: LaneAccount, receipt: Receipt | None
+        self,
+        link: GatewayLink,
+        request: CallRequest,
+        taken: Taken,
+        account: LaneAccount,
+        receipt: Receipt | None,
+        evidence: bytes = b"",
     ) -> None:
         order = request.order
         self._watch.credit(order.gateway).settle(order.max_cost, receipt.cost if receipt else 0)
         if receipt is None:
             self._seen.forget(order.call_id)
         else:
-            account.add(Leaf(order, taken.order_hash, request.tag, receipt, receipt.struct_hash(), link))
+            account.add(Leaf(order, taken.order_hash, request.tag, receipt, receipt.struct_hash(), link, evidence))
 
     def _open_lane(self, lane: Lane, link: GatewayLink) -> LaneAccount:
         account = LaneAccount(self._tools, LaneState(lane=lane), is_new=True)

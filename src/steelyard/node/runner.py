@@ -21,7 +21,9 @@ import structlog
 
 from steelyard.errors import BadMessage, BadRequest, Fault, SteelyardError, TooLarge
 from steelyard.link.port import CallRequest, Failure, GatewayLink, Piece
+from steelyard.node.evidence_desk import make_evidence
 from steelyard.node.orders import Taken
+from steelyard.protocol.evidence import evidence_root
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.messages import FinishReason, Receipt, content_hash
 from steelyard.protocol.pricing import call_cost
@@ -90,7 +92,7 @@ class _Answer:
 
 
 class Run:
-    """One order at work; `start` makes its task, `cancel` ends it early.
+    """One order at work; `start` makes its task, `cancel` ends it early. `evidence` is what its receipt commits to.
 
     Args:
         link, call: where it came from. taken: what `check_order` found. is_stream: pieces as they come.
@@ -110,11 +112,13 @@ class Run:
         self.link = link
         self.call = call
         self.taken = taken
+        self.evidence = b""
         self._is_stream = is_stream
         self._on_end = on_end
         self._now_ms = now_ms
         self._started_ms = now_ms()
         self._answer = _Answer()
+        self._context = Context(call.order.call_id, call.order.sampler_seed)
         self._stopped: Failure | None = None
         self._task: asyncio.Task[None] | None = None
         self._has_begun = False
@@ -163,7 +167,7 @@ class Run:
 
     async def _produce(self) -> None:
         order, quote, answer = self.call.order, self.taken.quote, self._answer
-        context = Context(order.call_id, order.sampler_seed)
+        context = self._context
         async with aclosing(self.taken.offered.service.run(self.taken.request, context)) as chunks:
             async for chunk in chunks:
                 _check_units(answer.units_in + chunk.units_in, answer.units_out + chunk.units_out, quote)
@@ -188,7 +192,9 @@ class Run:
             finish = FinishReason.CANCELLED if is_hung_up else FinishReason.ERROR
         answer, call_id = self._answer, self.call.order.call_id
         piece = Piece(b"".join(answer.contents), answer.units_in, answer.units_out)
-        receipt = _build_receipt(self.call, self.taken, piece, finish, self._started_ms, self._now_ms())
+        evidence = make_evidence(self.taken, piece, finish, self._context.trace)
+        root = evidence_root(evidence) if evidence else ZERO32
+        receipt = _build_receipt(self.call, self.taken, piece, finish, self._started_ms, self._now_ms(), root)
         try:
             if answer.details and not self._is_stream:
                 piece = msgspec.structs.replace(piece, detail=join_details(answer.details))
@@ -196,6 +202,7 @@ class Run:
         except (TooLarge, BadMessage) as error:
             self._fail(_unsendable(error, call_id))
             return
+        self.evidence = evidence
         self._on_end(self, receipt)
 
     def _fail(self, failure: Failure) -> None:
@@ -204,14 +211,20 @@ class Run:
 
 
 def _build_receipt(
-    call: CallRequest, taken: Taken, piece: Piece, finish: FinishReason, started_ms: int, now_ms: int
+    call: CallRequest,
+    taken: Taken,
+    piece: Piece,
+    finish: FinishReason,
+    started_ms: int,
+    now_ms: int,
+    evidence_hash: bytes = ZERO32,
 ) -> Receipt:
     order, units_in, units_out = call.order, piece.units_in, piece.units_out
     return Receipt(
         order_hash=taken.order_hash,
         part=0,
         response_hash=content_hash(call.salt, piece.content),
-        evidence_hash=ZERO32,
+        evidence_hash=evidence_hash,
         units_in=units_in,
         units_out=units_out,
         cost=call_cost(units_in, units_out, order.price_in, order.price_out),

@@ -21,6 +21,7 @@ class NodeSettings:
             after so long, however little it is. redeem_lanes: vouchers in one transaction.
         is_sweeping: send what a redemption credited to the provider's wallet.
         max_calls: orders worked on at once; more are answered ``busy``. max_deadline_s: the farthest deadline taken.
+        evidence_keep_s: how long the evidence of an answer is kept for whoever checks it.
     """
 
     credit_base_nano: int = NANO_PER_YARD // 10
@@ -34,6 +35,7 @@ class NodeSettings:
     is_sweeping: bool = True
     max_calls: int = 1_024
     max_deadline_s: float = 900.0
+    evidence_keep_s: float = 7_200.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_calls <= MAX_BATCH_CALLS:
@@ -48,5 +50,5 @@ class NodeSettings:
             raise ConfigError(
                 "redeem_value_nano, redeem_after_s and redeem_lanes must be positive, redeem_lanes to 100"
             )
-        if self.max_calls < 1 or self.max_deadline_s <= 0:
-            raise ConfigError("max_calls and max_deadline_s must be positive")
+        if self.max_calls < 1 or self.max_deadline_s <= 0 or self.evidence_keep_s <= 0:
+            raise ConfigError("max_calls, max_deadline_s and evidence_keep_s must be positive")

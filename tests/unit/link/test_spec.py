@@ -8,7 +8,7 @@ from pathlib import Path
 from steelyard.link import asks, client, frames, limits
 from steelyard.link.limits import LinkLimits
 from steelyard.link.port import MAX_CLAIM_BATCHES
-from steelyard.node import lane_feed, node, orders, redeemer, seen, serve, watch
+from steelyard.node import evidence_desk, lane_feed, node, orders, redeemer, seen, serve, watch
 from steelyard.node.settings import NodeSettings
 from steelyard.protocol.pricing import NANO_PER_YARD
 
@@ -78,6 +78,9 @@ def test_node_law_states_the_numbers_of_the_code() -> None:
         f"rests {redeemer.REST_MS // 1000} s, doubling to an hour",
         f"at most every {redeemer.LONGEST_PAUSE_S:.0f} s",
         f"a gateway's stake every {watch.STAKE_LOOK_S:.0f} s",
+        f"`evidence_keep_s` ({terms.evidence_keep_s:,.0f} s)",
+        f"at most {evidence_desk.ASKS_PER_S} a second and {evidence_desk.BYTES_PER_S >> 20} MiB a second; "
+        f"{evidence_desk.MAX_WAITING} may wait",
     ):
         assert statement in law, statement
     assert redeemer.LONGEST_REST_MS == 3_600_000
