@@ -127,6 +127,7 @@ class NodeSection(_Section):
     is_sweeping: bool = True
     max_calls: int = Field(default=1_024, ge=1)
     max_deadline_s: Seconds = 900.0
+    evidence_keep_s: Seconds = 7_200.0
 
 
 class BlobsSection(_Section):
