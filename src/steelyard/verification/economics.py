@@ -34,14 +34,14 @@ def conviction_odds(colluders: float, parameters: CheckParameters = SHIPPED) -> 
 
 
 def answers_to_convict(
-    log_e: float, fraction: float, *, honest_e: float = 0.5, parameters: CheckParameters = SHIPPED
+    log_e: float, fraction: float, *, honest_e: float = 0.0, parameters: CheckParameters = SHIPPED
 ) -> float:
     """Return how many audited *cheated* answers it takes until the e-process reaches the challenge; inf for never.
 
     Args:
         log_e: what an audited cheated answer adds to the best bet, in nats.
         fraction: share of the answers that are cheated, above 0 up to 1.
-        honest_e: what an honest answer leaves of that bet, 0 to 1.
+        honest_e: what an honest answer leaves of that bet, 0 to 1; 0 is the worst for us.
 
     Source: docs/spec/checking.md, section 6: of all sizes s of a bet the one that grows fastest, fraction x
     ln(1 - s + s e) + (1 - fraction) x ln(1 - s + s honest_e), up to ln(threshold) + ln(cells) + ln(k(k+1)).
@@ -143,7 +143,7 @@ def least_rate(
     return margin * gain / (detection * (1.0 - colluders**checkers) * (revenue + stake))
 
 
-def least_fraction(log_e: float, *, honest_e: float = 0.5) -> float:
+def least_fraction(log_e: float, *, honest_e: float = 0.0) -> float:
     """Return the share of cheated answers below which a cheat of that strength is never convicted by statistics.
 
     Source: the share at which no size of bet grows any more.
