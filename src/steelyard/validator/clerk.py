@@ -24,6 +24,7 @@ import structlog
 
 from steelyard.chain.cases import Case, CaseKind, Claim, Phase, SecretState, vote_commitment
 from steelyard.chain.court import CourtClient
+from steelyard.chain.escrow import EscrowClient
 from steelyard.chain.sender import Sender
 from steelyard.chain.terms import CourtTerms
 from steelyard.errors import NotProvable, Reverted
@@ -58,6 +59,7 @@ class Clerk:
         database: Database,
         blobs: BlobStore,
         court: CourtClient,
+        escrow: EscrowClient,
         sender: Sender,
         domain: Domain,
         terms: CourtTerms,
@@ -69,6 +71,7 @@ class Clerk:
         self._database = database
         self._blobs = blobs
         self._court = court
+        self._escrow = escrow
         self._sender = sender
         self._domain = domain
         self._terms = terms
@@ -122,9 +125,10 @@ class Clerk:
         most = sorted(costs.items(), key=lambda item: -item[1])[:MAX_CLAIMS]
         claims = []
         for lane, nano in most:
-            left = await self._court.fetch_payable(lane.key)
-            if min(nano, left) > 0:
-                claims.append(Claim(lane, min(nano, left)))
+            totals = await self._escrow.fetch_lane(lane.key)
+            left = min(nano, totals.paid_nano - await self._court.fetch_compensated(lane.key))
+            if left > 0:
+                claims.append(Claim(lane, left))
         return claims
 
     # what cases wait for
@@ -205,7 +209,7 @@ class Clerk:
             blob = await self._blobs.get(Cid(case.evidence))
         except NotProvable:
             return Outcome.ABSTAIN
-        claims = [(claim.lane, claim.amount_nano) for claim in await self._court.fetch_claims(number)]
+        claims = [(lane_key, nano) for lane_key, _, nano in await self._court.fetch_harms(number)]
         checkable = self._checkables().get(case.topic)
         return await judge_case(blob, case.accused, case.topic, claims, checkable, self._domain)
 

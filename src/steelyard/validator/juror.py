@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from steelyard.errors import BadMessage, PeerError
 from steelyard.protocol.merkle import merkle_root
-from steelyard.protocol.messages import Lane, Outcome
+from steelyard.protocol.messages import Outcome
 from steelyard.protocol.signing import Domain, require_signer
 from steelyard.validator.book import bets_of
 from steelyard.validator.case_file import CaseFile, Material, decode_case
@@ -34,7 +34,7 @@ async def judge_case(
     blob: bytes,
     accused: bytes,
     service_id: bytes,
-    claims: Iterable[tuple[Lane, int]],
+    claims: Iterable[tuple[bytes, int]],
     checkable: Checkable | None,
     domain: Domain,
     parameters: CheckParameters = SHIPPED,
@@ -42,7 +42,7 @@ async def judge_case(
     """Return this juror's vote on a case of cheating.
 
     Args:
-        blob: the case's file; untrusted. claims: nano by lane that the challenger wants for gateways.
+        blob: the case's file; untrusted. claims: (lane key, nano) that the challenger wants for gateways.
         checkable: how this machine checks the service, or None.
     """
     try:
@@ -55,7 +55,7 @@ async def judge_case(
         return Outcome.PASS
     if checkable is None:
         return Outcome.ABSTAIN
-    suspicion, failed = Suspicion(), Counter[Lane]()
+    suspicion, failed = Suspicion(), Counter[bytes]()
     for answer in case.answers:
         checked = await check_call(
             answer.order, answer.receipt, checkable, partial(_given, answer.call), partial(_given, answer.claimed)
@@ -65,7 +65,7 @@ async def judge_case(
             return Outcome.ABSTAIN
         suspicion = add_answer(suspicion, answer.order.gateway, bets)
         if checked.judgement.outcome is Outcome.FAIL:
-            failed[answer.order.lane] += answer.receipt.cost
+            failed[answer.order.lane.key] += answer.receipt.cost
     if any(nano > failed[lane] for lane, nano in claims):
         return Outcome.PASS
     return Outcome.FAIL if is_proven(suspicion, case, parameters) else Outcome.PASS
