@@ -22,6 +22,7 @@ const DEPLOYED = {
   Registry: "src/Registry.sol",
   Escrow: "src/Escrow.sol",
   Ledger: "src/Ledger.sol",
+  Court: "src/Court.sol",
 };
 
 const settings = {

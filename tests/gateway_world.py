@@ -52,6 +52,7 @@ DEPLOYMENT = Deployment(
     registry=b"\x03" * 20,
     escrow=b"\x04" * 20,
     ledger=b"\x06" * 20,
+    court=b"\x07" * 20,
     block=0,
     epoch_s=60,
     withdraw_delay_s=60,

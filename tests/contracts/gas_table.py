@@ -13,11 +13,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.contracts.gas_court import measure_court
 from tests.contracts.test_yard import sign
 from tests.contracts.world import (
     GATEWAY,
     MIN_STAKES,
     PROVIDER,
+    TERMS,
     UNBOND_DELAY_S,
     WITHDRAW_DELAY_S,
     YARD,
@@ -58,7 +60,14 @@ def vouchers_in(row: str) -> int:
 def measure(world: World) -> Table:
     """Run every transaction of the table on a fresh deployment and return its gas."""
     table: Table = {}
-    for part in (measure_deployment, measure_token, measure_registry, measure_escrow, measure_redemptions):
+    for part in (
+        measure_deployment,
+        measure_token,
+        measure_registry,
+        measure_escrow,
+        measure_redemptions,
+        measure_court,
+    ):
         world.reset()
         table |= part(world)
     return table
@@ -74,6 +83,7 @@ def measure_deployment(world: World) -> Table:
         "Registry": (yard, manager, world.domain.salt, *delays),
         "Escrow": (yard, registry, manager, world.domain.salt, WITHDRAW_DELAY_S, world.protocol_pot),
         "Ledger": (3_600,),
+        "Court": (world.escrow.address, world.ledger.address, world.domain.salt, TERMS.as_tuple()),
     }
     return {f"deploy {name}": world.creation_gas(load_artifact(name), *args) for name, args in arguments.items()}
 

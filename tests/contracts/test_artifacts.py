@@ -24,6 +24,7 @@ PARTS: dict[ContractName, tuple[str, ...]] = {
     "Registry": ("Registry", "Stakes", "Domain"),
     "Escrow": ("Escrow", "Deposits", "Domain"),
     "Ledger": ("Ledger",),
+    "Court": ("Court", "Cases", "Panels", "Secrets", "Sanctions", "Domain"),
 }
 OURS = list(PARTS)
 MAX_CODE_BYTES = 24_576  # EIP-170

@@ -18,6 +18,7 @@ RESTRICTED = {
     "registry": {"lock", "slash", "drawStake", "setAuthority"},
     "escrow": {"setProtocolPot", "setAuthority"},
     "ledger": set(),
+    "court": set(),
 }
 
 
@@ -59,7 +60,7 @@ def set_authority(world: World, code: bytes) -> None:
     world.manager.send("updateAuthority", world.registry.address, HOSTILE, sender=world.admin)
 
 
-@pytest.mark.parametrize("name", ["yard", "registry", "escrow", "ledger"])
+@pytest.mark.parametrize("name", ["yard", "registry", "escrow", "ledger", "court"])
 def test_restricted_functions_are_these_alone(world: World, name: str) -> None:
     """Every function that changes anything is tried by a stranger: it is refused these, and none moves a deposit."""
     contract, stranger = getattr(world, name), world.account("stranger")

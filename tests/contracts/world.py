@@ -1,4 +1,4 @@
-"""A whole deployment under test: the five contracts, their roles, and who acts in it.
+"""A whole deployment under test: the six contracts, their roles, and who acts in it.
 
     def test_deposit_by_stranger_counts_for_gateway(world: World) -> None:
         gateway = world.actor("gateway")
@@ -18,6 +18,7 @@ from tests.contracts.contract import Contract, Interface, Receipt
 from tests.contracts.evm import CHAIN_ID, Evm
 
 from steelyard.chain.artifacts import Artifact, ContractName, load_artifact
+from steelyard.chain.terms import CourtTerms
 from steelyard.protocol.hashing import ZERO32, keccak
 from steelyard.protocol.messages import Message, Offer, Voucher
 from steelyard.protocol.signing import Domain, SigningKey, compact_signature
@@ -33,6 +34,19 @@ UNBOND_DELAY_S = 7 * 86_400
 EPOCH_S = 3_600
 MIN_STAKES = (1_000 * YARD, 500 * YARD, 2_000 * YARD)
 SPLIT = (8_000, 1_000, 500, 500)  # provider, builder, data pot, protocol
+TERMS = CourtTerms(
+    reveal_s=600,
+    commit_s=600,
+    vote_s=600,
+    appeal_s=3_600,
+    keep_s=7_200,
+    evidence_s=3_600,
+    max_draws=3,
+    bond_nano=10 * YARD,
+    appeal_bond_nano=20 * YARD,
+    demand_bond_nano=YARD,
+    fine_nano=5 * YARD,
+)
 ROLES: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("yard", ("mint",), MINTER),
     ("registry", ("lock", "slash"), SLASHER),
@@ -70,6 +84,7 @@ class World:
         parts = (self.yard.address, self.registry.address, self.manager.address, SALT)
         self.escrow = self.create("Escrow", *parts, WITHDRAW_DELAY_S, self.protocol_pot)
         self.ledger = self.create("Ledger", EPOCH_S)
+        self.court = self.create("Court", self.escrow.address, self.ledger.address, SALT, TERMS.as_tuple())
         self._hand_out_roles()
         self._fresh = evm.snapshot()
 
@@ -103,9 +118,9 @@ class World:
         return self.actor(name).account
 
     def fund(self, account: bytes, amount: int) -> None:
-        """Mint YARD to an account, and let Registry and Escrow take from it."""
+        """Mint YARD to an account, and let Registry, Escrow and Court take from it."""
         self.yard.send("mint", account, amount, sender=self.minter)
-        for spender in (self.registry, self.escrow):
+        for spender in (self.registry, self.escrow, self.court):
             if self.yard.call("allowance", account, spender.address) == 0:
                 self.yard.send("approve", spender.address, MAX_UINT256, sender=account)
 
@@ -172,7 +187,7 @@ class World:
             contract: Contract = getattr(self, attribute)
             selectors = [contract.interface.selector(name) for name in functions]
             self.manager.send("setTargetFunctionRole", contract.address, selectors, role, sender=self.admin)
-        for role, holder in holders.items():
+        for role, holder in (*holders.items(), (SLASHER, self.court.address)):
             self.manager.send("grantRole", role, holder, 0, sender=self.admin)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.chains import CHAIN_KINDS, open_chain
+from tests.chains import CHAIN_KINDS, RunningChain, open_chain
 
 from steelyard.audit.report import AuditReport
 from steelyard.audit.run import run_audit
@@ -22,6 +22,7 @@ from steelyard.chain.parameters import DeploymentParameters
 from steelyard.chain.registry import RegistryClient, Role, Split
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
+from steelyard.chain.terms import CourtTerms
 from steelyard.errors import BadRequest, ConfigError
 from steelyard.protocol.calls_blob import encode_calls
 from steelyard.protocol.cid import Cid
@@ -39,7 +40,10 @@ PRICES = (1_000_003, 5_000_011)
 GRADE = 4
 MANIFEST = b"\x11" * 32
 SPLIT = Split(7_001, 1_499, 999, 501)
-PARAMETERS = DeploymentParameters(withdraw_delay_s=1, unbond_delay_s=2, min_stakes_nano=(YARD, YARD, YARD))
+TERMS = CourtTerms(reveal_s=1, commit_s=1, vote_s=1, appeal_s=1, keep_s=1, evidence_s=1)
+PARAMETERS = DeploymentParameters(
+    withdraw_delay_s=1, unbond_delay_s=13, epoch_s=1, min_stakes_nano=(YARD, YARD, YARD), court=TERMS
+)
 
 Batches = list[tuple[SignedBatch, list[tuple[Order, Receipt]]]]
 
@@ -55,13 +59,13 @@ class Story:
 
     rpc: ChainRpc
     deployment: Deployment
-    keys: Sequence[SigningKey]
+    chain: RunningChain
     blobs: FolderBlobs
     random: Random = field(default_factory=lambda: Random(5))
 
     def __post_init__(self) -> None:
-        self.owner, self.gateway, self.provider, self.builder, self.pot, self.stranger = self.keys[:6]
-        self.senders = {key.account: Sender(self.rpc, key) for key in self.keys[:6]}
+        self.owner, self.gateway, self.provider, self.builder, self.pot, self.stranger = self.chain.keys[:6]
+        self.senders = {key.account: Sender(self.rpc, key) for key in self.chain.keys[:6]}
         self.registry = RegistryClient(self.rpc, self.deployment)
         self.escrow = EscrowClient(self.rpc, self.deployment)
         self.lane_ids = 0
@@ -127,11 +131,11 @@ class Story:
 
 
 @asynccontextmanager
-async def open_story(url: str, keys: Sequence[SigningKey], folder: Path) -> AsyncIterator[Story]:
+async def open_story(chain: RunningChain, folder: Path) -> AsyncIterator[Story]:
     """Deploy on a fresh chain and give the story."""
-    async with ChainRpc([url]) as rpc:
-        deployment = await deploy(Sender(rpc, keys[0]), PARAMETERS)
-        story = Story(rpc, deployment, keys, FolderBlobs(folder))
+    async with ChainRpc([chain.url]) as rpc:
+        deployment = await deploy(Sender(rpc, chain.keys[0]), PARAMETERS)
+        story = Story(rpc, deployment, chain, FolderBlobs(folder))
         await story.prepare()
         yield story
 
@@ -139,12 +143,12 @@ async def open_story(url: str, keys: Sequence[SigningKey], folder: Path) -> Asyn
 def tell(kind: str, folder: Path, plot: Callable[[Story], Awaitable[None]]) -> None:
     """Run a plot on a fresh chain of a kind."""
 
-    async def run(url: str, keys: Sequence[SigningKey]) -> None:
-        async with open_story(url, keys, folder) as story:
+    async def run(chain: RunningChain) -> None:
+        async with open_story(chain, folder) as story:
             await plot(story)
 
     with open_chain(kind, key_count=6) as chain:
-        asyncio.run(run(chain.url, chain.keys))
+        asyncio.run(run(chain))
 
 
 @pytest.mark.parametrize("kind", CHAIN_KINDS)
@@ -179,7 +183,7 @@ def test_audit_of_everything_that_moves_money_says_yes(kind: str, tmp_path: Path
         await story.registry.yard.burn(provider, YARD)
         await story.escrow.announce_withdrawal(gateway, YARD)
         await story.registry.yard.transfer(provider, story.deployment.escrow, 17)  # unasked: nobody's
-        await asyncio.sleep(2.2)
+        await asyncio.to_thread(story.chain.advance_time, PARAMETERS.unbond_delay_s + 1)
         await story.registry.finish_unbond(provider, Role.PROVIDER)
         await story.escrow.withdraw(gateway)
 

@@ -23,6 +23,7 @@ from steelyard.chain.parameters import NANO, DeploymentParameters
 from steelyard.chain.registry import RegistryClient, Role, Split, Unbonding
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
+from steelyard.chain.terms import CourtTerms
 from steelyard.chain.yard import YardClient
 from steelyard.errors import ChainError, ConfigError, Reverted
 from steelyard.protocol.hashing import ZERO32, keccak
@@ -33,7 +34,8 @@ from steelyard.protocol.messages import Lane, Offer, Voucher
 from steelyard.protocol.signing import SigningKey
 
 SPLIT = Split(8_000, 1_000, 500, 500)
-PARAMETERS = DeploymentParameters(withdraw_delay_s=60, unbond_delay_s=120, epoch_s=10)
+TERMS = CourtTerms(reveal_s=1, commit_s=1, vote_s=1, appeal_s=1, keep_s=1, evidence_s=1)
+PARAMETERS = DeploymentParameters(withdraw_delay_s=60, unbond_delay_s=120, epoch_s=10, court=TERMS)
 
 
 @dataclass
@@ -132,7 +134,7 @@ def test_deployment_saved_file_loads_and_verifies(world: World, tmp_path: Path) 
     [
         ({"salt": b"\x01" * 32}, "Registry.domainSeparator, Escrow.domainSeparator differ"),
         ({"yard": b"\x01" * 20}, "no contract stands at Yard's address"),
-        ({"epoch_s": 11}, "Ledger.epochSeconds differ"),
+        ({"epoch_s": 11}, "Ledger.epochSeconds, Court.epochSeconds differ"),
         ({"withdraw_delay_s": 61}, "Escrow.withdrawDelay differ"),
         ({"chain_id": 5}, "the rpc serves chain"),
     ],
@@ -187,7 +189,7 @@ def test_deploy_killed_half_way_goes_on(world: World, tmp_path: Path) -> None:
         assert again == finished
         assert await YardClient(desk.rpc, finished).fetch_total_supply() == PARAMETERS.initial_supply_nano
         with pytest.raises(ConfigError, match="delete it to begin anew"):
-            await deploy(Sender(desk.rpc, key), replace(PARAMETERS, epoch_s=99), journal=journal)
+            await deploy(Sender(desk.rpc, key), replace(PARAMETERS, epoch_s=11), journal=journal)
 
     at_desk(world, story)
 

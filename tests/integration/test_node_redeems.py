@@ -19,6 +19,7 @@ from steelyard.chain.parameters import DeploymentParameters
 from steelyard.chain.registry import RegistryClient, Role, Split
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
+from steelyard.chain.terms import CourtTerms
 from steelyard.node.chain_view import ContractChain
 from steelyard.node.terms import load_terms
 from steelyard.protocol.calls_blob import decode_calls
@@ -31,8 +32,14 @@ from steelyard.storage.node_ledger import load_redemptions
 
 YARD = NANO_PER_YARD
 SPLIT = Split(7_000, 1_500, 1_000, 500)
+TERMS = CourtTerms(reveal_s=1, commit_s=1, vote_s=1, appeal_s=1, keep_s=1, evidence_s=1)
 PARAMETERS = DeploymentParameters(
-    withdraw_delay_s=60, unbond_delay_s=120, min_stakes_nano=(YARD, YARD, YARD), salt=DOMAIN.salt
+    withdraw_delay_s=60,
+    unbond_delay_s=120,
+    epoch_s=10,
+    min_stakes_nano=(YARD, YARD, YARD),
+    court=TERMS,
+    salt=DOMAIN.salt,
 )
 
 

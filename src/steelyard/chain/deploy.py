@@ -1,9 +1,9 @@
-"""Making a deployment: five contracts, their roles, the first supply; and checking one that somebody else made.
+"""Making a deployment: six contracts, their roles, the first supply; and checking one that somebody else made.
 
-1. Order: AccessManager, Yard, Registry, Escrow, Ledger; roles in one transaction; the supply; the handover to `admin`.
+1. Order: AccessManager, Yard, Registry, Escrow, Ledger, Court; roles in one transaction; supply; handover to `admin`.
 2. A journal file, where given, lets a deployment that was killed half way go on instead of beginning anew.
-3. No role reaches a deposit. Roles: 1 minter (Yard.mint), 2 slasher (Registry.lock, slash), 3 drawer
-   (Registry.drawStake, the Escrow alone); everything else that is restricted stays with the admin role 0.
+3. No role reaches a deposit. Roles: 1 minter (Yard.mint), 2 slasher (Registry.lock, slash: the Court
+   alone), 3 drawer (Registry.drawStake: the Escrow alone); all else that is restricted stays with the admin role 0.
 
 Law: docs/spec/contracts.md, "Deployment" and "Roles".
 """
@@ -58,7 +58,8 @@ async def deploy(
     pot = parameters.protocol_pot or deployer
     escrow = await work.create("Escrow", yard, registry, manager, salt, parameters.withdraw_delay_s, pot)
     ledger = await work.create("Ledger", parameters.epoch_s)
-    await work.wire(manager, yard, registry, escrow)
+    court = await work.create("Court", escrow, ledger, salt, parameters.court.as_tuple())
+    await work.wire(manager, yard, {SLASHER: (registry, court), DRAWER: (registry, escrow)})
     chain_id = await sender.rpc.chain_id()
     deployment = Deployment(
         chain_id=chain_id,
@@ -68,6 +69,7 @@ async def deploy(
         registry=registry,
         escrow=escrow,
         ledger=ledger,
+        court=court,
         block=work.journal.block,
         epoch_s=parameters.epoch_s,
         withdraw_delay_s=parameters.withdraw_delay_s,
@@ -94,6 +96,7 @@ async def verify_deployment(rpc: ChainRpc, deployment: Deployment) -> None:
         "Registry": deployment.registry,
         "Escrow": deployment.escrow,
         "Ledger": deployment.ledger,
+        "Court": deployment.court,
     }
     codes = await rpc.batch_all([("eth_getCode", [format_hex(a), "latest"]) for a in addresses.values()])
     for (name, address), code in zip(addresses.items(), codes, strict=True):
@@ -111,12 +114,18 @@ async def _verify_links(rpc: ChainRpc, deployment: Deployment) -> None:
     escrow = Contract(rpc, "Escrow", deployment.escrow)
     ledger = Contract(rpc, "Ledger", deployment.ledger)
     yard = Contract(rpc, "Yard", deployment.yard)
-    draw = load_abi("Registry").functions["drawStake"].selector
+    court = Contract(rpc, "Court", deployment.court)
+    functions = load_abi("Registry").functions
+    draw, slash = functions["drawStake"].selector, functions["slash"].selector
     manager = Contract(rpc, "AccessManager", deployment.manager)
     found = {
         "Yard.authority": (await yard.read("authority"))[0] == deployment.manager,
         "Ledger.epochSeconds": (await ledger.read("epochSeconds"))[0] == deployment.epoch_s,
         "the drawer role": (await manager.read("canCall", deployment.escrow, deployment.registry, draw))[0],
+        "the slasher role": (await manager.read("canCall", deployment.court, deployment.registry, slash))[0],
+        "Court.epochSeconds": (await court.read("epochSeconds"))[0] == deployment.epoch_s,
+        "Court.escrow": (await court.read("escrow"))[0] == deployment.escrow,
+        "Court.domainSeparator": (await court.read("domainSeparator"))[0] == deployment.domain.separator,
     }
     reads = [("authority", ()), ("yard", ()), ("domainSeparator", ())]
     for name, contract in (("Registry", registry), ("Escrow", escrow)):
@@ -154,27 +163,32 @@ class _Work:
         self.journal.record(name, receipt.contract)
         return receipt.contract
 
-    async def wire(self, manager_address: bytes, yard_address: bytes, registry: bytes, escrow: bytes) -> None:
+    async def wire(self, manager_address: bytes, yard_address: bytes, holders: dict[int, tuple[bytes, bytes]]) -> None:
+        """Give roles to the contracts that hold them, role → (the contract that is called, its caller)."""
         manager = Contract(self.sender.rpc, "AccessManager", manager_address)
         yard = Contract(self.sender.rpc, "Yard", yard_address)
         deployer = self.sender.account
         if not (await manager.read("hasRole", ADMIN, deployer))[0]:
             return  # handed over by an earlier run: all of it is done
         admin = self.parameters.admin or deployer
-        stakes = load_abi("Registry").functions
+        registry = load_abi("Registry").functions
+        lock, slash, draw = [registry[name].selector for name in ("lock", "slash", "drawStake")]
         mint = yard.abi.functions["mint"].selector
         calls: list[tuple[Any, ...]] = [
             ("setTargetFunctionRole", yard_address, [mint], MINTER),
-            ("setTargetFunctionRole", registry, [stakes["lock"].selector, stakes["slash"].selector], SLASHER),
-            ("setTargetFunctionRole", registry, [stakes["drawStake"].selector], DRAWER),
+            (
+                "setTargetFunctionRole",
+                holders[SLASHER][0],
+                [lock, slash],
+                SLASHER,
+            ),
+            ("setTargetFunctionRole", holders[DRAWER][0], [draw], DRAWER),
             ("labelRole", MINTER, "minter"),
             ("labelRole", SLASHER, "slasher"),
             ("labelRole", DRAWER, "drawer"),
-            ("grantRole", DRAWER, escrow, 0),
+            *[("grantRole", role, caller, 0) for role, (_, caller) in holders.items()],
             ("grantRole", MINTER, deployer, 0),
         ]
-        if self.parameters.slasher:
-            calls.append(("grantRole", SLASHER, self.parameters.slasher, 0))
         await self._manage(manager, calls)
         supply = self.parameters.initial_supply_nano
         if supply and (await yard.read("totalSupply"))[0] == 0:

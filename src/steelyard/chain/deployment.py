@@ -19,8 +19,8 @@ from steelyard.errors import ConfigError
 from steelyard.protocol.ids import format_hex
 from steelyard.protocol.signing import Domain
 
-FORMAT = 1
-_SIZES = {"salt": 32, "manager": 20, "yard": 20, "registry": 20, "escrow": 20, "ledger": 20}
+FORMAT = 2
+_SIZES = {"salt": 32, "manager": 20, "yard": 20, "registry": 20, "escrow": 20, "ledger": 20, "court": 20}
 _INTEGERS = ("chain_id", "block", "epoch_s", "withdraw_delay_s", "unbond_delay_s")
 
 
@@ -41,6 +41,7 @@ class Deployment:
     registry: bytes
     escrow: bytes
     ledger: bytes
+    court: bytes
     block: int
     epoch_s: int
     withdraw_delay_s: int
@@ -54,8 +55,8 @@ class Deployment:
 
     @property
     def contracts(self) -> tuple[bytes, ...]:
-        """The addresses whose events tell the whole story: yard, registry, escrow, ledger."""
-        return (self.yard, self.registry, self.escrow, self.ledger)
+        """The addresses whose events tell the whole story: yard, registry, escrow, ledger, court."""
+        return (self.yard, self.registry, self.escrow, self.ledger, self.court)
 
     def to_json(self) -> str:
         """Return it as the JSON text of a deployment file."""
@@ -76,6 +77,11 @@ class Deployment:
             content = json.loads(text)
         except ValueError:
             raise ConfigError(f"{source} is no JSON") from None
+        if isinstance(content, dict) and content.get("format") == 1:
+            raise ConfigError(
+                f"{source} was made by an earlier version, whose contracts know no court, and can't be used by this "
+                "one: take out what it holds with the version that made it, and begin a new network in another home"
+            )
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ConfigError(f"{source} is no deployment file of format {FORMAT}")
         expected = {"format", "development", *_SIZES, *_INTEGERS}

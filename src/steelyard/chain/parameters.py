@@ -1,7 +1,8 @@
 """What a deployment is made with: delays, least stakes, the length of an epoch, who holds which role.
 
 1. All of it is fixed at deployment; another value is another deployment.
-2. Unbonding must outlast the withdrawal delay, or a gateway could leave with its stake while it can still be owed.
+2. Unbonding must outlast the withdrawal delay, or a gateway could leave with its stake while it can still be owed; and
+   all that a case may take, or a provider could leave before its judges have met.
 
 Law: docs/spec/money.md, section 5; docs/spec/contracts.md.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from steelyard.chain.terms import CourtTerms
 from steelyard.errors import ConfigError
 from steelyard.protocol.hashing import ZERO32
 
@@ -24,11 +26,10 @@ class DeploymentParameters:
 
     Args:
         withdraw_delay_s, unbond_delay_s: seconds. epoch_s: seconds of an epoch.
-        min_stakes_nano: of a provider, a gateway and a validator.
+        min_stakes_nano: of a provider, a gateway and a validator. court: the court's terms.
         initial_supply_nano: minted to `treasury` once.
         treasury, protocol_pot, admin: 20 bytes; None is the deployer. `protocol_pot` is credited with the protocol's
             shares; `admin` may grant and change roles, and mint.
-        slasher: who may lock and slash stakes, 20 bytes; None is nobody, until `admin` grants it.
         salt: 32 bytes, the deployment id; zero draws one.
     """
 
@@ -36,11 +37,11 @@ class DeploymentParameters:
     unbond_delay_s: int = 3600
     epoch_s: int = 60
     min_stakes_nano: tuple[int, int, int] = (100 * NANO, 100 * NANO, 100 * NANO)
+    court: CourtTerms = field(default_factory=CourtTerms)
     initial_supply_nano: int = 1_000_000_000 * NANO
     treasury: bytes | None = None
     protocol_pot: bytes | None = None
     admin: bytes | None = None
-    slasher: bytes | None = None
     salt: bytes = field(default=ZERO32)
 
     def __post_init__(self) -> None:
@@ -54,11 +55,18 @@ class DeploymentParameters:
                 f"{self.withdraw_delay_s}, or a gateway's stake could leave before its vouchers are paid",
                 param="unbond_delay_s",
             )
+        needed_s = self.court.needed_s(self.epoch_s)
+        if self.unbond_delay_s <= needed_s:
+            raise ConfigError(
+                f"unbond_delay_s is {self.unbond_delay_s}: it must be longer than the {needed_s} s that an epoch, "
+                "evidence, a panel and an appeal take by the court's terms, or stake could leave before its case ends",
+                param="unbond_delay_s",
+            )
         if any(stake < 0 or stake >= 2**128 for stake in self.min_stakes_nano) or len(self.min_stakes_nano) != 3:
             raise ConfigError("min_stakes_nano is three amounts in nano, none below zero", param="min_stakes_nano")
         if not 0 <= self.initial_supply_nano < 2**128:
             raise ConfigError("initial_supply_nano must be between 0 and 2^128", param="initial_supply_nano")
-        for name in ("treasury", "protocol_pot", "admin", "slasher"):
+        for name in ("treasury", "protocol_pot", "admin"):
             account = getattr(self, name)
             if account is not None and (len(account) != 20 or account == ZERO_ADDRESS):
                 raise ConfigError(f"{name} is no account: 20 bytes are needed, not all zero", param=name)

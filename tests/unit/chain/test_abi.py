@@ -33,6 +33,7 @@ DEPLOYMENT = Deployment(
     registry=ADDRESS,
     escrow=ADDRESS,
     ledger=ADDRESS,
+    court=ADDRESS,
     block=0,
     epoch_s=60,
     withdraw_delay_s=60,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-ContractName = Literal["AccessManager", "Yard", "Registry", "Escrow", "Ledger"]
+ContractName = Literal["AccessManager", "Yard", "Registry", "Escrow", "Ledger", "Court"]
 
 
 @dataclass(frozen=True, slots=True)
