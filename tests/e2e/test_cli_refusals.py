@@ -68,6 +68,7 @@ def test_wallet_without_terminal_or_passphrase_is_refused(tmp_path: Path) -> Non
         (("audit",), 2, "start a network with steelyard up"),
         (("chat", "hello"), 2, "or start one with steelyard up"),
         (("node", "run"), 2, "there is no deployment at"),
+        (("redeem", "--wallet", "me"), 2, "no node of me ran here"),
         (("models", "pull", "gpt-9"), 1, "no known model is called 'gpt-9'"),
         (("keys", "revoke", "nobody"), 1, "there is no key 'nobody'"),
         (("keys", "create", "a", "--expires", "soon"), 1, "'soon' is no duration"),

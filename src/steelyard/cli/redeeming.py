@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steelyard.cli.invocation import Invocation, run
 from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next, print_table
+from steelyard.errors import ConfigError
 
 if TYPE_CHECKING:
     from steelyard.chain.escrow import Redemption
@@ -29,6 +31,9 @@ def redeem(
     """Redeem every voucher that a provider holds: publish the calls behind them, be paid, sweep the shares."""
     invocation = Invocation.of(context)
     invocation.override("node", wallet=wallet, database=database)
+    file = invocation.settings.node_database.removeprefix("sqlite:///")
+    if "://" not in file and not Path(file).exists():
+        raise ConfigError(f"no node of {invocation.settings.node.wallet} ran here: there is no database at {file}")
     done = run(_redeem(invocation))
     if is_json:
         print_json([_as_json(redemption) for redemption in done])
