@@ -42,6 +42,7 @@ class TorchModel:
                 f"{', '.join(PRE_TOKENIZERS)}: serve {path.name} with llama.cpp"
             )
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
         try:
             import torch
             import transformers
@@ -52,7 +53,6 @@ class TorchModel:
             ) from error
         torch.set_num_threads(threads)
         transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
         self._torch = torch
         where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
         try:
