@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import secrets as random_source
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -49,7 +49,7 @@ class Clerk:
     """Does a validator's part in court.
 
     Args:
-        sender: the validator's. terms: the court's. checkables: how services are checked here, by id, as they are now.
+        sender: the validator's. terms: the court's. checkables: how a service is checked here, by its id.
         is_challenging: whether it opens cases itself.
     """
 
@@ -63,7 +63,7 @@ class Clerk:
         sender: Sender,
         domain: Domain,
         terms: CourtTerms,
-        checkables: Callable[[], Mapping[bytes, Checkable]],
+        checkables: Callable[[bytes], Awaitable[Checkable | None]],
         *,
         is_challenging: bool,
     ) -> None:
@@ -210,7 +210,7 @@ class Clerk:
         except NotProvable:
             return Outcome.ABSTAIN
         claims = [(lane_key, nano) for lane_key, _, nano in await self._court.fetch_harms(number)]
-        checkable = self._checkables().get(case.topic)
+        checkable = await self._checkables(case.topic)
         return await judge_case(blob, case.accused, case.topic, claims, checkable, self._domain)
 
 

@@ -68,9 +68,10 @@ class Epochs:
         """Read the secrets back."""
         self._secrets = await load_secrets(self._database)
 
-    def epoch_at(self, time_ms: int) -> int:
-        """Return the epoch of a Unix time in milliseconds."""
-        return self._court.epoch_at(time_ms // 1000)
+    @property
+    def epoch_s(self) -> int:
+        """How long an epoch lasts, in seconds."""
+        return self._court.epoch_s
 
     def secret(self, epoch: int) -> bytes | None:
         """Return the secret that selects an epoch's calls; None where none was committed in time."""

@@ -14,18 +14,23 @@ import msgspec
 
 from steelyard.errors import BadTotal
 from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.lanes import SignedBatch
 from steelyard.protocol.messages import Order, Receipt
 from steelyard.protocol.signing import Domain
 from steelyard.validator.gateway_client import GatewayClient, ShownBatch
 from steelyard.validator.opened import check_batch
+from steelyard.verification.selection import is_long
+
+EPOCHS_KEPT = 4
 
 
 class LanePlace(msgspec.Struct, frozen=True, array_like=True):
-    """How far a lane was read: batches, calls, and the head of the last batch."""
+    """How far a lane was read: batches, the head of the last one, long calls, and calls by epoch (the last few)."""
 
-    seq: int
-    count: int
-    head: bytes
+    seq: int = 0
+    head: bytes = ZERO32
+    long_calls: int = 0
+    calls: dict[int, int] = {}
 
 
 class FeedState(msgspec.Struct, frozen=True, array_like=True):
@@ -39,27 +44,34 @@ class SeenCall(msgspec.Struct, frozen=True):
     """A call that its provider signed for.
 
     Attributes:
-        place: which call of its lane it is, from 1. receipt_hash: the receipt's id.
+        epoch: in which it ended. receipt_hash: the receipt's id.
+        calls_before: calls of its lane and epoch before it. long_before: long calls of its lane before it.
+        signed, receipts: the batch that holds it, and that batch's leaves.
     """
 
     gateway: bytes
     order: Order
     receipt: Receipt
     receipt_hash: bytes
-    place: int
+    epoch: int
+    calls_before: int
+    long_before: int
+    signed: SignedBatch
+    receipts: tuple[bytes, ...]
 
 
 class GatewayFeed:
     """Reads one gateway's feed from where it stopped.
 
     Args:
-        client: of that gateway. domain: of the deployment. state: from the last life of this process.
+        client: of that gateway. domain, epoch_s: of the deployment. state: from the last life of this process.
     """
 
-    def __init__(self, client: GatewayClient, domain: Domain, state: FeedState | None = None) -> None:
+    def __init__(self, client: GatewayClient, domain: Domain, epoch_s: int, state: FeedState | None = None) -> None:
         self.client = client
         self.state = state or FeedState()
         self._domain = domain
+        self._epoch_s = epoch_s
 
     async def read(self, limit: int = 50) -> tuple[list[SeenCall], FeedState]:
         """Return the calls of the next batches, and the state to keep once they are dealt with (`advance`).
@@ -81,16 +93,23 @@ class GatewayFeed:
 
     def _take(self, shown: ShownBatch, lanes: dict[bytes, LanePlace]) -> list[SeenCall]:
         gateway, batch = self.client.account, shown.signed.batch
-        hashes = check_batch(shown, gateway, self._domain)
+        hashes = tuple(check_batch(shown, gateway, self._domain))
         key = batch.lane.key
-        last = lanes.get(key) or LanePlace(0, 0, ZERO32)
+        last = lanes.get(key) or LanePlace()
         if (batch.seq, batch.prev_head) != (last.seq + 1, last.head):
             raise BadTotal(
                 f"gateway 0x{gateway.hex()} shows batch {batch.seq} of a lane that was read up to {last.seq}: one is "
                 "left out, or the lane has two histories"
             )
-        lanes[key] = LanePlace(batch.seq, last.count + batch.count, self._domain.digest(batch.struct_hash()))
-        return [
-            SeenCall(gateway, order, receipt, receipt_hash, last.count + 1 + leaf)
-            for leaf, ((order, receipt), receipt_hash) in enumerate(zip(shown.calls, hashes, strict=True))
-        ]
+        found, calls, long_calls = [], dict(last.calls), last.long_calls
+        for (order, receipt), receipt_hash in zip(shown.calls, hashes, strict=True):
+            epoch = receipt.finished_ms // (1000 * self._epoch_s)
+            before = calls.get(epoch, 0)
+            found.append(
+                SeenCall(gateway, order, receipt, receipt_hash, epoch, before, long_calls, shown.signed, hashes)
+            )
+            calls[epoch] = before + 1
+            long_calls += is_long(receipt)
+        kept = dict(sorted(calls.items())[-EPOCHS_KEPT:])
+        lanes[key] = LanePlace(batch.seq, self._domain.digest(batch.struct_hash()), long_calls, kept)
+        return found

@@ -1,0 +1,112 @@
+"""What the ledger says of providers when an epoch begins: who is a newcomer, and who failed lately.
+
+1. Verdicts count from the moment their root stands on chain: those posted before an epoch began are its standing, so
+   everyone reckons with the same.
+2. Only roots of accounts that were active validators count, and only blobs that give their root; each receipt once.
+3. A blob that is missing is passed over and asked for again.
+
+Law: docs/spec/validator.md, section 6; docs/spec/checking.md, section 2.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+
+from steelyard.chain.ledger import LedgerClient
+from steelyard.chain.registry import RegistryClient, Role
+from steelyard.chain.rpc import ChainRpc
+from steelyard.errors import NotProvable, PeerError
+from steelyard.protocol.cid import Cid
+from steelyard.protocol.messages import Outcome
+from steelyard.protocol.signing import Domain
+from steelyard.protocol.verdicts_blob import VERDICTS_KIND, VerdictsBlob, decode_verdicts
+from steelyard.storage.blobs import BlobStore
+from steelyard.verification.selection import Standing
+
+Pair = tuple[bytes, bytes]
+_log = structlog.get_logger("steelyard.validator")
+
+
+class PostedVerdicts(msgspec.Struct, frozen=True):
+    """An epoch's verdicts of one validator, as they were posted at a time of the chain's clock (Unix seconds)."""
+
+    blob: VerdictsBlob
+    posted_at_s: int
+
+
+class LedgerRecord:
+    """Follows the verdicts on the ledger.
+
+    Args:
+        from_block: of the deployment.
+    """
+
+    def __init__(
+        self,
+        rpc: ChainRpc,
+        ledger: LedgerClient,
+        registry: RegistryClient,
+        blobs: BlobStore,
+        domain: Domain,
+        from_block: int,
+    ) -> None:
+        self._rpc = rpc
+        self._ledger = ledger
+        self._registry = registry
+        self._blobs = blobs
+        self._domain = domain
+        self._next_block = from_block
+        self._missing: list[tuple[bytes, int, bytes, bytes]] = []
+        self.posted: list[PostedVerdicts] = []
+
+    async def refresh(self) -> None:
+        """Read what was posted since the last time; raises ChainError."""
+        head = await self._rpc.block_number()
+        if head >= self._next_block:
+            logs = await self._rpc.get_logs([self._ledger.contract.address], self._next_block, head)
+            for event in self._ledger.decode_events(logs):
+                values = event.values
+                if event.name == "Posted" and values["kind"] == VERDICTS_KIND:
+                    self._missing.append((values["publisher"], values["epoch"], values["root"], values["cid"]))
+            self._next_block = head + 1
+        waiting, self._missing = self._missing, []
+        for publisher, epoch, root, cid in waiting:
+            entry = await self._ledger.fetch_root(publisher, VERDICTS_KIND, epoch)
+            if entry is None or await self._registry.fetch_stake_at(
+                publisher, Role.VALIDATOR, entry.posted_at_s - 1
+            ) < (await self._registry.fetch_min_stake(Role.VALIDATOR)):
+                continue
+            try:
+                blob = decode_verdicts(await self._blobs.get(Cid(cid)), self._domain, root=root)
+            except NotProvable:
+                self._missing.append((publisher, epoch, root, cid))
+                continue
+            except PeerError as error:
+                _log.warning("verdicts_refused", publisher=publisher.hex(), epoch=epoch, reason=error.message)
+                continue
+            if (blob.validator, blob.epoch) == (publisher, epoch):
+                self.posted.append(PostedVerdicts(blob, entry.posted_at_s))
+
+    async def _was_active(self, account: bytes, time_s: int) -> bool:
+        stake = await self._registry.fetch_stake_at(account, Role.VALIDATOR, time_s)
+        return stake >= max(1, await self._registry.fetch_min_stake(Role.VALIDATOR))
+
+    def standings(self, epoch: int) -> Mapping[Pair, Standing]:
+        """Return the standing of each provider at each service when an epoch begins."""
+        begin_s = epoch * self._ledger.epoch_s
+        counts: dict[Pair, set[bytes]] = defaultdict(set)
+        failed: set[Pair] = set()
+        for posted in self.posted:
+            if posted.posted_at_s >= begin_s:
+                continue
+            for item in posted.blob.verdicts:
+                pair, outcome = (item.provider, item.service_id), item.verdict.outcome
+                if outcome != Outcome.ABSTAIN:
+                    counts[pair].add(item.verdict.receipt)
+                if outcome == Outcome.FAIL and posted.posted_at_s >= begin_s - self._ledger.epoch_s:
+                    failed.add(pair)
+        return {pair: Standing(verdicts=len(found), has_failed=pair in failed) for pair, found in counts.items()}

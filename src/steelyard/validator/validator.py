@@ -1,0 +1,214 @@
+"""A validator at work: one loop per gateway, one for the chain.
+
+1. A call is selected by the secret of the epoch in which it ended; without a committed secret nothing is selected, and
+   the chain shows that.
+2. What a read of a feed comes to is kept whole or not at all. A gateway that is silent is asked again; one that shows
+   what no provider signed is passed over until this process starts anew, and the reason is logged.
+3. One validator's trouble with one gateway, or with the chain, never stops its other loops.
+
+Law: docs/spec/validator.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import structlog
+
+from steelyard.chain.registry import RegistryClient, Role
+from steelyard.chain.rpc import ChainRpc
+from steelyard.errors import ChainError, PeerError, SteelyardError, Unavailable
+from steelyard.protocol.messages import Outcome
+from steelyard.validator.book import Book
+from steelyard.validator.case_file import Material, encode_material
+from steelyard.validator.checker import Checkable, Checked, check_call
+from steelyard.validator.clerk import Clerk
+from steelyard.validator.epochs import Epochs
+from steelyard.validator.feed import GatewayFeed, SeenCall
+from steelyard.validator.gateway_client import ShownCall
+from steelyard.validator.record import LedgerRecord, Pair
+from steelyard.validator.settings import ValidatorSettings
+from steelyard.verification.selection import Standing, select_calls
+
+READ_BATCHES = 16
+PATIENCE_S = 30.0
+PROBE = "probe"
+_log = structlog.get_logger("steelyard.validator")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidatorParts:
+    """What a validator is made of.
+
+    Attributes:
+        account: its own. validators: who stakes as a validator now, to ask stakes of. checkables: by service id, as
+            they are now. probes: receipts of calls that it bought itself.
+    """
+
+    account: bytes
+    rpc: ChainRpc
+    registry: RegistryClient
+    record: LedgerRecord
+    book: Book
+    epochs: Epochs
+    clerk: Clerk
+    feeds: Sequence[GatewayFeed]
+    validators: Callable[[], Coroutine[Any, Any, list[bytes]]]
+    checkables: Callable[[bytes], Coroutine[Any, Any, Checkable | None]]
+    probes: set[bytes]
+    settings: ValidatorSettings
+
+
+@dataclass(frozen=True, slots=True)
+class _EpochView:
+    """What is the same for all calls of an epoch."""
+
+    secret: bytes
+    stakes: Mapping[bytes, int]
+    standings: Mapping[Pair, Standing]
+
+
+class Validator:
+    """Runs until cancelled."""
+
+    def __init__(self, parts: ValidatorParts) -> None:
+        self._parts = parts
+        self._views: dict[int, _EpochView] = {}
+        self._turns = asyncio.Semaphore(parts.settings.checks_at_once)
+
+    async def run(self) -> None:
+        """Check, publish and judge, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_beating())
+            for feed in self._parts.feeds:
+                group.create_task(self._keep_reading(feed))
+
+    # the chain
+
+    async def _keep_beating(self) -> None:
+        while True:
+            try:
+                await self.beat()
+            except ChainError as error:
+                _log.warning("chain_silent", reason=error.message)
+            except SteelyardError as error:
+                _log.error("beat_failed", code=error.code, reason=error.message)
+            await asyncio.sleep(self._parts.settings.beat_s)
+
+    async def beat(self) -> None:
+        """Do what the chain's clock asks for now."""
+        block = await self._parts.rpc.block("latest")
+        if block is None:
+            return
+        await self._parts.record.refresh()
+        await self._parts.epochs.beat(block.timestamp_s)
+        await self._parts.clerk.beat(block.timestamp_s)
+
+    # the feeds
+
+    async def _keep_reading(self, feed: GatewayFeed) -> None:
+        while True:
+            count = 0
+            try:
+                count = await self.read(feed)
+            except Unavailable as error:
+                _log.warning("gateway_silent", gateway=feed.client.url, reason=error.message)
+            except PeerError as error:
+                _log.error("gateway_passed_over", gateway=feed.client.url, code=error.code, reason=error.message)
+                return
+            except SteelyardError as error:
+                _log.error("read_failed", gateway=feed.client.url, code=error.code, reason=error.message)
+            if not count:
+                await asyncio.sleep(self._parts.settings.poll_s)
+
+    async def read(self, feed: GatewayFeed) -> int:
+        """Work off the next batches of a gateway, and return how many calls they held.
+
+        Raises:
+            Unavailable: the gateway is silent. PeerError: it shows what no provider signed. ChainError.
+        """
+        calls, place = await feed.read(READ_BATCHES)
+        if not calls and place == feed.state:
+            return 0
+        book = self._parts.book
+        found: list[tuple[SeenCall, str, int, Checked, bytes | None]] = []
+        for call in await book.unjudged(calls):
+            selected_by = await self._select(call)
+            if selected_by:
+                async with self._turns:
+                    checked, shown = await self._check(feed, call)
+                found.append((call, selected_by, call.epoch, checked, _material(call, shown, checked)))
+        for row in await book.record(feed.client.account, place, found):
+            _log.info(
+                "call_checked",
+                provider=row.provider.hex(),
+                outcome=Outcome(row.outcome).name,
+                reason=row.reason,
+                selected_by=row.selected_by,
+                nats=round(row.micro_nats / 1e6, 2),
+                tokens=row.tokens,
+            )
+        feed.advance(place)
+        return len(calls)
+
+    async def _select(self, call: SeenCall) -> str:
+        if call.receipt_hash in self._parts.probes:
+            return PROBE
+        view = await self._view(call.epoch)
+        if view is None:
+            return ""
+        pair = (call.order.provider, call.order.service_id)
+        selected = select_calls(
+            view.secret,
+            self._parts.account,
+            [call.receipt],
+            view.standings.get(pair, Standing()),
+            view.stakes,
+            calls_before=call.calls_before,
+            long_calls_before=call.long_before,
+        )
+        return selected[0].reason.name.lower() if selected else ""
+
+    async def _view(self, epoch: int) -> _EpochView | None:
+        known = self._views.get(epoch)
+        if known is not None:
+            return known
+        secret = self._parts.epochs.secret(epoch)
+        if secret is None:
+            return None
+        await self._parts.record.refresh()
+        registry, begin_s = self._parts.registry, epoch * self._parts.epochs.epoch_s
+        least = await registry.fetch_min_stake(Role.VALIDATOR)
+        stakes = {}
+        for account in await self._parts.validators():
+            stake = await registry.fetch_stake_at(account, Role.VALIDATOR, begin_s - 1)
+            if stake >= max(least, 1):
+                stakes[account] = stake
+        view = self._views[epoch] = _EpochView(secret, stakes, self._parts.record.standings(epoch))
+        for old in sorted(self._views)[:-4]:
+            del self._views[old]
+        return view
+
+    async def _check(self, feed: GatewayFeed, call: SeenCall) -> tuple[Checked, ShownCall | None]:
+        shown: list[ShownCall] = []
+
+        async def fetch_call() -> ShownCall | None:
+            found = await feed.client.fetch_call(call.receipt_hash)
+            if found is not None:
+                shown.append(found)
+            return found
+
+        checkable = await self._parts.checkables(call.order.service_id)
+        fetch_evidence = partial(feed.client.fetch_evidence, call.receipt_hash)
+        checked = await check_call(call.order, call.receipt, checkable, fetch_call, fetch_evidence)
+        return checked, shown[0] if shown else None
+
+
+def _material(call: SeenCall, shown: ShownCall | None, checked: Checked) -> bytes | None:
+    if shown is None or checked.judgement.outcome is Outcome.ABSTAIN:
+        return None
+    return encode_material(Material(call.order, call.receipt, call.signed, call.receipts, shown, checked.claimed))
