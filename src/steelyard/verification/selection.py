@@ -102,6 +102,7 @@ def select_calls(
     standing: Standing,
     stakes: Mapping[bytes, int],
     *,
+    calls_before: int = 0,
     long_calls_before: int = 0,
     parameters: CheckParameters = SHIPPED,
 ) -> list[Selected]:
@@ -112,7 +113,8 @@ def select_calls(
         receipts: the epoch's receipts on one lane, in the order of its batches and leaves.
         standing: of the lane's provider at its service when the epoch began.
         stakes: nano by account, of all validators when the epoch began.
-        long_calls_before: how many long calls (`is_long`) the lane had before this epoch.
+        calls_before: how many calls of this epoch the lane had before these; 0 where all are given.
+        long_calls_before: how many long calls (`is_long`) the lane had before these.
 
     Raises:
         BadMessage: the secret has another length.
@@ -131,7 +133,7 @@ def select_calls(
                     found.append(Selected(receipt.struct_hash(), Reason.NEWCOMER))
                 continue
         receipt_id = receipt.struct_hash()
-        is_boosted = standing.has_failed and index < parameters.boost_calls
+        is_boosted = standing.has_failed and calls_before + index < parameters.boost_calls
         if is_selected(secret, receipt_id, boosted if is_boosted else plain):
             found.append(Selected(receipt_id, Reason.BOOST if is_boosted else Reason.RATE))
     return found
