@@ -11,7 +11,7 @@ from tests.gateway_node import ScriptedNode
 from tests.gateway_world import MODEL, World, open_world, until
 from tests.raw_http import RawReply, open_raw
 
-from steelyard.gateway.fast_path import GatewayProtocol, WholeCall
+from steelyard.gateway.fast_path import GatewayProtocol
 from steelyard.link.port import Failure
 from steelyard.storage.calls import list_calls
 
@@ -141,10 +141,10 @@ def test_answer_to_a_slow_reader_waits_for_room(tmp_path: Path, monkeypatch: pyt
     async def story() -> None:
         finish = GatewayProtocol.finish
 
-        def finish_late(self: GatewayProtocol, call: WholeCall) -> None:
+        def finish_late(self: GatewayProtocol) -> None:
             self.pause_writing()
             asyncio.get_running_loop().call_later(0.05, self.resume_writing)
-            finish(self, call)
+            finish(self)
 
         async with open_world(tmp_path) as world, open_raw(world.base_url, world.secret) as raw:
             await world.ask()

@@ -73,14 +73,14 @@ class Access:
         self._strangers: OrderedDict[bytes, float] = OrderedDict()
         self._checks: set[asyncio.Task[None]] = set()
 
-    def recall(self, authorization: bytes | None) -> Account | None:
+    def recall(self, authorization: bytes | None, now_s: float) -> Account | None:
         """Return the account behind a header if it is known, fresh and live; None means: ask `admit`."""
         if authorization is None:
             return None
         account = self._accounts.get(sha256(authorization).digest())
         if account is None:
             return None
-        age_s = self._clock() - account.checked_s
+        age_s = now_s - account.checked_s
         if age_s >= self._check_s:
             if age_s >= LONGEST_TRUST_S:
                 return None
@@ -101,7 +101,7 @@ class Access:
         Raises:
             Unauthorized: there is none, it is wrong, revoked or expired; says which, and never the key.
         """
-        account = self.recall(authorization)
+        account = self.recall(authorization, self._clock())
         if account is None:
             account = await self._look_up(authorization)
         now_ms = self._clock_ms()
@@ -127,9 +127,9 @@ class Access:
                 retry_after_s=wait_s,
             )
 
-    def try_turn(self, account: Account) -> bool:
+    def try_turn(self, account: Account, now_s: float) -> bool:
         """Count a request against the key's rate, or return False and count nothing."""
-        return account.bucket is None or not account.bucket.take(self._clock())
+        return account.bucket is None or not account.bucket.take(now_s)
 
     def give_back_turn(self, account: Account) -> None:
         """Undo `try_turn`: the request will be counted when it is served."""

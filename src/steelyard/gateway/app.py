@@ -29,6 +29,7 @@ from steelyard.gateway.replies import (
     Send,
     error_reply,
     fault_reply,
+    head_block,
     send_reply,
 )
 from steelyard.gateway.request_bodies import ClientGone
@@ -80,6 +81,12 @@ class GatewayApp:
         if self._serves_cors and b"origin" in headers:
             return ((b"x-request-id", request_id), *CORS_HEADERS)
         return ((b"x-request-id", request_id),)
+
+    def extra_block(self, headers: dict[bytes, bytes]) -> bytes:
+        """Return `extra_headers` as lines of a reply's head."""
+        if b"x-request-id" in headers or b"origin" in headers:
+            return head_block(self.extra_headers(headers))
+        return b"x-request-id: req_%s\r\n" % self._random.take(8).hex().encode()
 
     async def _cold(self, scope: Scope, path: str, headers: dict[bytes, bytes]) -> Reply:
         method = scope["method"]

@@ -264,10 +264,9 @@ async def assemble(
         app,
         FastPath(
             work,
-            access,
             metrics,
             max_body_bytes=settings.max_body_bytes,
-            extra_headers=app.extra_headers,
+            extra_block=app.extra_block,
             clock=clock,
         ),
     )

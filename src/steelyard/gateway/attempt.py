@@ -43,11 +43,13 @@ class Attempt:
             escrow's. seller: who is asked. request, order_hash: for what.
         shape: how the answer is written. started_s: monotonic. started_ms: Unix milliseconds.
 
-    `waiter` is called at the next thing to do, once it is set.
+    `waiter` is called at the next thing to do, once it is set. `first_s`: when a stream's first piece came. `ended_s`:
+    when its receipt came.
     """
 
     __slots__ = (
         "contents",
+        "ended_s",
         "failure",
         "first_s",
         "is_cancelled",
@@ -95,6 +97,7 @@ class Attempt:
         self.out: list[bytes] = []
         self.pieces = 0
         self.first_s: float | None = None
+        self.ended_s = 0.0
         self.receipt: Receipt | None = None
         self.receipt_hash = b""
         self.receipt_hex = b""
@@ -106,10 +109,10 @@ class Attempt:
 
     def on_piece(self, piece: Piece) -> None:
         """Take the next piece; raises BadMessage for one that can't be shown, and the attempt is over."""
-        if self.first_s is None:
-            self.first_s = self.settlement.clock()
         self.contents.append(piece.content)
         if self.is_stream:
+            if self.first_s is None:
+                self.first_s = self.settlement.clock()
             self.pieces += 1
             if not self.is_cancelled:
                 try:

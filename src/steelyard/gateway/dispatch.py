@@ -92,13 +92,16 @@ class Dispatcher:
         )
 
     def place_now(self, job: Job) -> Attempt | None:
-        """Send a job at once; or do nothing and return None, where `place` has to wait or to refuse."""
-        seller = self._choose(job)
+        """Send a job at once; or do nothing and return None, where `place` has to wait or to refuse.
+
+        For a job that was built just now: its own time is taken for the present.
+        """
+        seller = self._choose(job, job.started_s)
         if seller is None:
             return None
         max_cost = self._max_cost(job, seller)
         if self._reserve_now(job, max_cost):
-            return self._send(job, seller, max_cost)
+            return self._send(job, seller, max_cost, job.started_s)
         seller.record.is_trying = False
         return None
 
@@ -111,18 +114,18 @@ class Dispatcher:
         """
         clock = self._settlement.clock
         for _ in range(2 + len(job.listing.sellers)):
-            seller = self._choose(job)
+            seller = self._choose(job, clock())
             if seller is None:
                 raise self._nobody(job)
             max_cost = self._max_cost(job, seller)
             if self._reserve_now(job, max_cost):
-                return self._send(job, seller, max_cost)
+                return self._send(job, seller, max_cost, clock())
             # Leasing takes a moment, in which providers come and go: choose again with the money in hand.
             seller.record.is_trying = False
             refusal = await self._reserve(job, max_cost)
             if refusal is None:
                 if seller.link.is_up and not seller.why_not(clock()):
-                    return self._send(job, seller, max_cost)
+                    return self._send(job, seller, max_cost, clock())
                 self._release(job, max_cost)
                 continue
             cheaper = [
@@ -135,9 +138,9 @@ class Dispatcher:
             job.tried.append(seller)
         raise self._nobody(job)
 
-    def _choose(self, job: Job) -> Seller | None:
+    def _choose(self, job: Job, now_s: float) -> Seller | None:
         luck = job.salt[0] / 256 + job.salt[1] / 65_536
-        return job.listing.choose(job.tried, job.request.prefix, self._settlement.clock(), luck)
+        return job.listing.choose(job.tried, job.request.prefix, now_s, luck)
 
     def _max_cost(self, job: Job, seller: Seller) -> int:
         quote, offer = job.quote, seller.offer
@@ -167,7 +170,7 @@ class Dispatcher:
         job.meter.release(nano)
         return await self._over_escrow(nano)
 
-    def _send(self, job: Job, seller: Seller, max_cost: int) -> Attempt:
+    def _send(self, job: Job, seller: Seller, max_cost: int, now_s: float) -> Attempt:
         settlement, offer, lane = self._settlement, seller.offer, seller.lane.state.lane
         now_ms = settlement.clock_ms()
         order = Order(
@@ -194,7 +197,7 @@ class Dispatcher:
             CallRequest(order, self._tag(order_hash), job.salt, request.api, job.body),
             order_hash,
             open_shape(request, job.call_hex, job.listing.model_json, now_ms // 1000),
-            started_s=settlement.clock(),
+            started_s=now_s,
             started_ms=now_ms,
         )
         job.tried.append(seller)

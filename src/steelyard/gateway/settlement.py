@@ -92,15 +92,14 @@ class Settlement:
         self.escrow.settle(order.max_cost, cost)
         is_cut = receipt.finish_reason >= FinishReason.CANCELLED
         seller.lane.add_receipt(order.call_id, attempt.order_hash, attempt.receipt_hash, cost)
-        now_s = self.clock()
+        now_s = attempt.ended_s = self.clock()
         units = receipt.units_out or receipt.units_in
         if receipt.finish_reason == FinishReason.ERROR:
             seller.record.add_failure("engine_error", now_s)
         else:
+            seconds = now_s - attempt.started_s
             first_s = attempt.first_s
-            seller.record.add_success(
-                now_s - attempt.started_s, units, None if first_s is None else first_s - attempt.started_s
-            )
+            seller.record.add_success(seconds, units, seconds if first_s is None else first_s - attempt.started_s)
         self._add_row(attempt, CUT if is_cut else DONE, receipt, is_charged=is_charged)
         metrics, service = self._metrics, seller.name
         metrics.calls[service, seller.provider_hex, CUT if is_cut else DONE] += 1
@@ -193,6 +192,12 @@ class Settlement:
 
     def submit(self, operation: Operation) -> None:
         """Queue a write behind all before it; what finds the queue full waits here, and no new call is taken."""
+        if not self._overflow:
+            try:
+                self._writer.submit(operation)
+                return
+            except Unavailable:
+                pass  # it waits, and is tried again
         self._overflow.append(operation)
         self._drain()
 

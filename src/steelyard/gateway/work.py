@@ -66,14 +66,15 @@ class Work:
         self._why_full = why_full
         self._clock = clock
 
-    def begin(self, api: str, account: Account, headers: dict[bytes, bytes], body: bytes) -> Attempt | None:
+    def begin(self, api: str, headers: dict[bytes, bytes], body: bytes) -> Attempt | None:
         """Send the order of a call that doesn't stream at once; or do nothing and return None: `answer` serves it then.
 
         Args:
-            account: whom the key was found to be, in this turn of the loop or while the body came.
+            api, headers: see `answer`. body: all of it, within the gateway's bound.
         """
         started_s = self._clock()
-        if self._why_full():
+        account = self._access.recall(headers.get(b"authorization"), started_s)
+        if account is None or self._why_full():
             return None
         try:
             listing = self._catalogue.listings.get(read_model(body))
@@ -82,7 +83,7 @@ class Work:
             job = self._read_job(api, account, headers, body, listing, started_s)
         except SteelyardError:
             return None  # `answer` comes to the same, and says so
-        if job.request.stream or not self._access.try_turn(account):
+        if job.request.stream or not self._access.try_turn(account, started_s):
             return None
         attempt = self._dispatcher.place_now(job)
         if attempt is None:
@@ -107,7 +108,7 @@ class Work:
         if begun is not None:
             return await self._answer(begun.job, receive, send, extra, None, begun)
         authorization = headers.get(b"authorization")
-        account = self._access.recall(authorization) or await self._access.admit(authorization)
+        account = self._access.recall(authorization, self._clock()) or await self._access.admit(authorization)
         self._access.take_turn(account)
         body = await read_body(receive, headers, self._settings.max_body_bytes)
         started_s = self._clock()
