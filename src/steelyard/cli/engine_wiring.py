@@ -1,7 +1,8 @@
 """The engines of a node, opened as its services need them: one for each weight file or upstream, shared by the kinds.
 
 1. Weights are what the manifest names, unless the settings name others; either way they must hash to the manifest's.
-2. A context is as long as the longest that a manifest promises.
+2. The manifest's `engine` says what runs them: `transformers`, or else llama.cpp.
+3. A context is as long as the longest that a manifest promises.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from steelyard.engines.gguf_model import ModelFacts, facts_of
 from steelyard.engines.llama import WAITING_PER_SLOT, LlamaEngine
 from steelyard.engines.llama_server import LlamaOptions
 from steelyard.engines.port import Engine, EngineInfo
+from steelyard.engines.transformers_engine import TransformersEngine, TransformersOptions
+from steelyard.engines.transformers_model import ENGINE as TORCH
 from steelyard.engines.upstream import UpstreamEngine
 from steelyard.errors import ConfigError
 from steelyard.services.manifest import Manifest
@@ -56,7 +59,7 @@ class Engines:
         """
         source = _source(item)
         if source not in self._opened:
-            engine = self._upstream(item) if item.entry.base_url else await self._llama(item, source)
+            engine = self._upstream(item) if item.entry.base_url else await self._open_weights(item, source)
             self._opened[source] = engine
             await engine.prepare(_report)
         return self._opened[source]
@@ -88,7 +91,7 @@ class Engines:
         )
         return UpstreamEngine(entry.base_url, info, api_key=entry.api_key.get_secret_value())
 
-    async def _llama(self, item: Ordered, source: str) -> Engine:
+    async def _open_weights(self, item: Ordered, source: str) -> Engine:
         manifest, section = item.manifest, self._section
         weights = manifest.weights
         url = item.entry.weights or (weights.url if weights else "")
@@ -104,6 +107,11 @@ class Engines:
         known = [model for model in KNOWN_MODELS.values() if model.sha256 == fetched.sha256]
         facts = facts_of(known[0]) if known else ModelFacts(weights_url=url, weights_sha256=fetched.sha256)
         context = self._contexts.get(source) or section.engine_context_tokens or DEFAULT_CONTEXT_TOKENS
+        if manifest.engine == TORCH:
+            torch_options = TransformersOptions(
+                slots=section.engine_slots, threads=section.engine_threads, context_tokens=context
+            )
+            return TransformersEngine(fetched.path, facts=facts, options=torch_options)
         options = LlamaOptions(slots=section.engine_slots, threads=section.engine_threads, context_tokens=context)
         return LlamaEngine(fetched.path, facts=facts, options=options)
 
