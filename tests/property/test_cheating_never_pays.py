@@ -63,4 +63,4 @@ def test_floor_without_its_margin_would_not_hold() -> None:
     stake = 10**12
     price = 2 * largest_order_nano(stake)
     assert ev_of_cheating_nano(price, stake, gain=1.0, fraction=1.0, answers=64, colluders=1 / 3) > 0
-    assert needed_floor_orders() == pytest.approx(13_610, abs=1)
+    assert needed_floor_orders() == pytest.approx(27_220, abs=1)

@@ -21,11 +21,16 @@ def seats_odds(share: float, seats: int, votes: int) -> float:
     return math.fsum(math.comb(seats, k) * share**k * (1 - share) ** (seats - k) for k in range(votes, seats + 1))
 
 
-def framing_odds(colluders: float, parameters: CheckParameters = SHIPPED) -> float:
-    """Return the chance that colluders with a share of the stake convict an honest account through both stages."""
-    return seats_odds(colluders, parameters.panel_seats, parameters.panel_votes) * seats_odds(
-        colluders, parameters.appeal_seats, parameters.appeal_votes
-    )
+def framing_odds(colluders: float, parameters: CheckParameters = SHIPPED, *, draws: int = 1) -> float:
+    """Return the chance that colluders with a share of the stake convict an honest account through both stages.
+
+    Args:
+        draws: panels that each stage may draw. More than one only where so many jurors abstain or stay away that a
+        panel neither convicts nor acquits: then colluders try again.
+    """
+    first = seats_odds(colluders, parameters.panel_seats, parameters.panel_votes)
+    second = seats_odds(colluders, parameters.appeal_seats, parameters.appeal_votes)
+    return math.prod(-math.expm1(draws * math.log1p(-odds)) if odds < 1 else 1.0 for odds in (first, second))
 
 
 def conviction_odds(colluders: float, parameters: CheckParameters = SHIPPED) -> float:

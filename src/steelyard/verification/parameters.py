@@ -30,7 +30,7 @@ class CheckParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         convict_answers: the slowest cheat that stake must deter needs so many audited cheated answers to conviction.
         colluders_bps: share of validators' stake that may collude and all of the above still holds.
         panel_seats, panel_votes, appeal_seats, appeal_votes: first panel and appeal, as in the Court.
-        slash_bps: of the stake, on conviction.
+        slash_bps: of the stake, on a panel's conviction, as in the Court.
         stake_floor_orders: a provider's stake over the highest price of one order.
         reward_bps: of the protocol's cut, the most that rewards give back.
         quality_keep_ppm: of last epoch's record, what an epoch keeps (its half-life is 168 epochs).
@@ -54,8 +54,8 @@ class CheckParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     panel_votes: int = 5
     appeal_seats: int = 15
     appeal_votes: int = 11
-    slash_bps: int = 10_000
-    stake_floor_orders: int = 20_000
+    slash_bps: int = 5_000
+    stake_floor_orders: int = 35_000
     reward_bps: int = 9_000
     quality_keep_ppm: int = 995_883
     quality_prior: int = 20
