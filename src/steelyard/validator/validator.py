@@ -12,10 +12,9 @@ Law: docs/spec/validator.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -30,6 +29,7 @@ from steelyard.validator.clerk import Clerk
 from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed, SeenCall
 from steelyard.validator.gateway_client import ShownCall
+from steelyard.validator.probes import Prober
 from steelyard.validator.record import LedgerRecord, Pair
 from steelyard.validator.settings import ValidatorSettings
 from steelyard.verification.selection import Standing, select_calls
@@ -46,7 +46,7 @@ class ValidatorParts:
 
     Attributes:
         account: its own. validators: who stakes as a validator now, to ask stakes of. checkables: by service id, as
-            they are now. probes: receipts of calls that it bought itself.
+            they are now. prober: buys calls as an ordinary client, or None.
     """
 
     account: bytes
@@ -57,9 +57,9 @@ class ValidatorParts:
     epochs: Epochs
     clerk: Clerk
     feeds: Sequence[GatewayFeed]
-    validators: Callable[[], Coroutine[Any, Any, list[bytes]]]
-    checkables: Callable[[bytes], Coroutine[Any, Any, Checkable | None]]
-    probes: set[bytes]
+    validators: Callable[[], Awaitable[list[bytes]]]
+    checkables: Callable[[bytes], Awaitable[Checkable | None]]
+    prober: Prober | None
     settings: ValidatorSettings
 
 
@@ -86,6 +86,8 @@ class Validator:
             group.create_task(self._keep_beating())
             for feed in self._parts.feeds:
                 group.create_task(self._keep_reading(feed))
+            if self._parts.prober is not None and self._parts.prober.is_buying:
+                group.create_task(self._keep_probing(self._parts.prober))
 
     # the chain
 
@@ -109,6 +111,11 @@ class Validator:
         await self._parts.clerk.beat(block.timestamp_s)
 
     # the feeds
+
+    async def _keep_probing(self, prober: Prober) -> None:
+        while True:
+            await asyncio.sleep(prober.pause_s())
+            await prober.probe()
 
     async def _keep_reading(self, feed: GatewayFeed) -> None:
         while True:
@@ -156,7 +163,8 @@ class Validator:
         return len(calls)
 
     async def _select(self, call: SeenCall) -> str:
-        if call.receipt_hash in self._parts.probes:
+        prober = self._parts.prober
+        if prober is not None and call.receipt_hash in prober.receipts:
             return PROBE
         view = await self._view(call.epoch)
         if view is None:
@@ -200,12 +208,18 @@ class Validator:
             found = await feed.client.fetch_call(call.receipt_hash)
             if found is not None:
                 shown.append(found)
+                self._learn(call, found, checkable)
             return found
 
         checkable = await self._parts.checkables(call.order.service_id)
         fetch_evidence = partial(feed.client.fetch_evidence, call.receipt_hash)
         checked = await check_call(call.order, call.receipt, checkable, fetch_call, fetch_evidence)
         return checked, shown[0] if shown else None
+
+    def _learn(self, call: SeenCall, shown: ShownCall, checkable: Checkable | None) -> None:
+        prober = self._parts.prober
+        if prober is not None and checkable is not None and call.receipt_hash not in prober.receipts:
+            prober.learn(shown.api, checkable.service.manifest.name, shown.body)
 
 
 def _material(call: SeenCall, shown: ShownCall | None, checked: Checked) -> bytes | None:
