@@ -1,4 +1,4 @@
-"""``steelyard chain run``, ``gateway run``, ``node run``: the processes, each until SIGINT or SIGTERM.
+"""``steelyard chain run`` and its like for gateway, node and validator: the processes, each until SIGINT or SIGTERM.
 
 1. The first line on standard output says in JSON that the process is ready and where it listens; logs go to
    standard error.
@@ -51,6 +51,12 @@ def register(app: typer.Typer) -> None:
                 "steelyard node run --service smollm2-135m-instruct",
                 "steelyard node run --wallet node-2 --gateway https://gateway.example",
             ),
+        ),
+        (
+            "validator",
+            "The checker's process.",
+            run_validator,
+            ("steelyard validator run", "steelyard validator run --wallet validator-2 --probes-per-hour 30"),
         ),
     ):
         group = typer.Typer(help=what, no_args_is_help=True)
@@ -134,6 +140,28 @@ def run_node(
     serve_until_told(lambda stop: _serve_node(invocation, stop))
 
 
+def run_validator(
+    context: typer.Context,
+    wallet: Annotated[str | None, typer.Option("--wallet", "-w", help="The validator's wallet.")] = None,
+    gateways: Annotated[
+        list[str] | None, typer.Option("--gateway", "-g", help="A gateway's URL, or registry; repeatable.")
+    ] = None,
+    database: Annotated[str | None, typer.Option("--database", help="URL, like postgresql://user@host/name.")] = None,
+    probes_per_hour: Annotated[
+        float | None, typer.Option("--probes-per-hour", min=0, help="Calls to buy as an ordinary client.")
+    ] = None,
+    is_verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Run a validator: checks receipts by replaying them, signs verdicts, opens challenges, sits on panels."""
+    invocation = Invocation.of(context)
+    invocation.override(
+        "validator", wallet=wallet, gateways=gateways, database=database, probes_per_hour=probes_per_hour
+    )
+    invocation.settings  # noqa: B018  # what is wrong with the settings is told before anything is opened
+    _configure(is_verbose)
+    serve_until_told(lambda stop: _serve_validator(invocation, stop))
+
+
 def serve_until_told(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run a process until SIGINT, SIGTERM or the end of its supervisor, on uvloop where it is installed."""
 
@@ -203,6 +231,19 @@ async def _serve_node(invocation: Invocation, stop: asyncio.Event) -> None:
         await serve(parts, gateways, stop, find=finder.find, on_ready=announce)
     if crashes:
         raise Fault("the database failed: the node stopped before anything left it unrecorded") from crashes[0]
+
+
+async def _serve_validator(invocation: Invocation, stop: asyncio.Event) -> None:
+    from steelyard.cli.validator_wiring import open_validator
+
+    async with open_validator(invocation) as (validator, signer):
+        print_ready(validator=signer.sender.account, pid=os.getpid())
+        work = asyncio.create_task(validator.run())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+        for task in (work, stopping):
+            task.cancel()
+        await asyncio.gather(work, stopping, return_exceptions=stop.is_set())
 
 
 def _merge_services(invocation: Invocation, names: list[str]) -> list[dict[str, Any]]:

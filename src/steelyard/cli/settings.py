@@ -85,6 +85,8 @@ class GatewaySection(_Section):
     key_check_s: float = Field(default=0.5, gt=0, le=1)
     idempotency_s: Seconds = 86_400.0
     max_replay_bytes: int = Field(default=1 << 20, ge=0)
+    checks_keep_s: float = Field(default=900.0, ge=0)
+    checks_keep_bytes: int = Field(default=64 << 20, ge=0)
     drain_s: Seconds = 10.0
     serves_cors: bool = True
     admin_key_ids: Texts = ()
@@ -130,6 +132,27 @@ class NodeSection(_Section):
     evidence_keep_s: Seconds = 7_200.0
 
 
+class ValidatorSection(_Section):
+    """One validator's process; see `validator.settings.ValidatorSettings` for what each value does.
+
+    `api_key` is an ordinary one, good at the gateways that it checks; without it no probes and no replays are bought.
+    """
+
+    wallet: Wallet = "validator-1"
+    database: str = ""
+    gateways: Texts = ("registry",)
+    api_key: SecretStr = SecretStr("")
+    engine_threads: int = Field(default=1, ge=1, le=256)
+    calibrations: Path | None = None
+    poll_s: Seconds = 2.0
+    beat_s: Seconds = 5.0
+    probes_per_hour: float = Field(default=0.0, ge=0)
+    secrets_ahead: int = Field(default=3, ge=1, le=64)
+    is_challenging: bool = True
+    is_demanding: bool = True
+    checks_at_once: int = Field(default=1, ge=1, le=64)
+
+
 class BlobsSection(_Section):
     """Where blobs are kept, by content id."""
 
@@ -153,6 +176,7 @@ class Settings(BaseSettings):
     chain: ChainSection = ChainSection()
     gateway: GatewaySection = GatewaySection()
     node: NodeSection = NodeSection()
+    validator: ValidatorSection = ValidatorSection()
     blobs: BlobsSection = BlobsSection()
     weights: WeightsSection = WeightsSection()
 
@@ -197,6 +221,16 @@ class Settings(BaseSettings):
     def node_database(self) -> str:
         """The node's database URL; a file named after its wallet, so that nodes of one home don't share it."""
         return self.node.database or f"sqlite:///{self.home / (self.node.wallet + '.db')}"
+
+    @property
+    def validator_database(self) -> str:
+        """The validator's database URL; a file named after its wallet."""
+        return self.validator.database or f"sqlite:///{self.home / (self.validator.wallet + '.db')}"
+
+    @property
+    def calibrations_folder(self) -> Path:
+        """Where this machine's own calibrations are kept."""
+        return self._path(self.validator.calibrations, "calibrations")
 
     def keystore(self, name: str) -> Path:
         """Return a wallet's keystore file; raises ConfigError for a name that can't be one."""
