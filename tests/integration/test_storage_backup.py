@@ -25,6 +25,7 @@ from steelyard.storage import (
     migrate,
     node_evidence,
     node_ledger,
+    verdicts,
 )
 from steelyard.storage.backup import restore_backup, verify_backup, write_backup
 from steelyard.storage.cursors import save_cursor
@@ -48,6 +49,26 @@ async def fill(database: Database, call_count: int = 10) -> None:
     await budgets.lease(database, run, "escrow", want_nano=10, least_nano=5, now_ms=1)
     await idempotency.begin_request(database, "k", "i", b"h", process="g", now_ms=1, expires_ms=2)
     await save_cursor(database, "escrow", "17")
+    verdict = verdicts.VerdictRow(
+        1,
+        digest("receipt", 0),
+        3,
+        b"p" * 20,
+        b"s" * 32,
+        b"g" * 20,
+        1,
+        "score",
+        "rate",
+        -7,
+        64,
+        bytes(32),
+        b"s" * 65,
+        b"m",
+        1,
+    )
+    await verdicts.save_read(database, b"g" * 20, b"feed", [verdict], [(b"p" * 20, b"s" * 32, b"state")])
+    await verdicts.save_secret(database, 3, b"secret")
+    await verdicts.save_vote(database, 1, 3, 1, b"salt")
     writer = await open_writer(database, on_failure=fail, on_crash=fail)
     lane = lane_of(1)
     state, batch = next_batch(fresh(lane), 2, 14)
