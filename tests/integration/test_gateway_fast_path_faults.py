@@ -11,7 +11,7 @@ from tests.gateway_node import ScriptedNode
 from tests.gateway_world import MODEL, World, open_world, until
 from tests.raw_http import RawReply, open_raw
 
-from steelyard.gateway.fast_path import GatewayProtocol
+from steelyard.gateway.http_protocol import GatewayProtocol
 from steelyard.link.port import Failure
 from steelyard.storage.calls import list_calls
 

@@ -27,7 +27,7 @@ from steelyard.errors import ConfigError, Fault, SteelyardError
 from steelyard.gateway.assembly import Gateway, assemble
 from steelyard.gateway.catalogue import BindService
 from steelyard.gateway.chain_view import ChainView
-from steelyard.gateway.fast_path import GatewayProtocol
+from steelyard.gateway.http_protocol import GatewayProtocol
 from steelyard.gateway.pages import Address
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.watch import keep_beating

@@ -9,7 +9,8 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from steelyard.gateway.fast_path import FastPath, GatewayProtocol
+from steelyard.gateway.fast_path import FastPath
+from steelyard.gateway.http_protocol import GatewayProtocol
 from steelyard.gateway.metrics import Metrics
 
 REQUEST = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
