@@ -52,7 +52,8 @@ def on_network(home: Path, story: Callable[[Person, Any], Awaitable[None]]) -> N
         plan = NetworkPlan(home=home, services=[plan_echo()], providers=2)
         async with open_network(plan, lambda _: None) as network:
             section = {"STEELYARD_BASE_URL": network.base_url, "STEELYARD_API_KEY": network.key}
-            section["STEELYARD_GATEWAY__PORT"], section["STEELYARD_GATEWAY__LINK_PORT"] = map(str, network.ports)
+            ports = map(str, network.ports["gateway"])
+            section["STEELYARD_GATEWAY__PORT"], section["STEELYARD_GATEWAY__LINK_PORT"] = ports
             await story(Person(network.environment | section), network)
 
     asyncio.run(run())

@@ -26,7 +26,7 @@ async def ask(network: Network, times: int) -> None:
 async def crash_before_sending_a_voucher(network: Network) -> None:
     """Replace the gateway by one that dies with its first voucher, and let it."""
     await network.processes.stop("gateway")
-    port, link_port = map(str, network.ports)
+    port, link_port = map(str, network.ports["gateway"])
     child = await network.processes.start(
         "gateway",
         ["gateway", "run", "--port", port, "--link-port", link_port],
@@ -81,7 +81,7 @@ def test_gateway_with_an_empty_database_honours_receipts_by_their_tags(tmp_path:
             for file in network.plan.home.glob("gateway.db*"):
                 file.unlink()
             await network.start_gateway()
-            network.key = await open_key(network)
+            network.keys["gateway"] = await open_key(network)
             await await_providers(network)
             await ask(network, 2)
             new = await charged_nano(network)

@@ -34,6 +34,9 @@ WALLET_NANO = 10_000 * NANO_PER_YARD
 DEPOSIT_NANO = 1_000 * NANO_PER_YARD
 SPLIT = Split(provider_bps=8500, builder_bps=700, data_bps=500, protocol_bps=300)
 
+_GATEWAYS_FROM, _VALIDATORS_FROM = 1_000, 2_000
+"""Numbers of their keys under the seed, so that more providers don't change them."""
+
 Report = Callable[[str], None]
 
 
@@ -44,6 +47,7 @@ class Funds:
     wallet: int = WALLET_NANO
     gateway_stake: int = STAKE_NANO
     provider_stake: int = STAKE_NANO
+    validator_stake: int = STAKE_NANO
     deposit: int = DEPOSIT_NANO
 
 
@@ -65,7 +69,9 @@ class ServicePlan:
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """The development accounts of a network by name; providers are ``node-1``, ``node-2``, …"""
+    """The development accounts of a network by name; providers are ``node-1``, ``node-2``, …, validators
+    ``validator-1``, …; the first gateway is ``gateway``, the next ``gateway-2``.
+    """
 
     keys: dict[str, SigningKey]
 
@@ -77,16 +83,29 @@ class Accounts:
         """The names of the providers, in order."""
         return [name for name in self.keys if name.startswith("node-")]
 
+    @property
+    def gateways(self) -> list[str]:
+        """The names of the gateways, in order."""
+        return [name for name in self.keys if name.partition("-")[0] == "gateway"]
+
+    @property
+    def validators(self) -> list[str]:
+        """The names of the validators, in order."""
+        return [name for name in self.keys if name.startswith("validator-")]
+
 
 def provider_names(count: int) -> list[str]:
     """Return ``node-1`` to ``node-count``."""
     return [f"node-{number}" for number in range(1, count + 1)]
 
 
-def open_accounts(folder: Path, seed: bytes, providers: int) -> Accounts:
+def open_accounts(folder: Path, seed: bytes, providers: int, gateways: int = 1, validators: int = 0) -> Accounts:
     """Return the network's keys, each with its marked keystore file ``folder/NAME.json``."""
+    numbered = dict(enumerate([*FIXED_NAMES, *provider_names(providers)]))
+    numbered |= {_GATEWAYS_FROM + number: f"gateway-{number}" for number in range(2, gateways + 1)}
+    numbered |= {_VALIDATORS_FROM + number: f"validator-{number}" for number in range(1, validators + 1)}
     keys = {}
-    for index, name in enumerate([*FIXED_NAMES, *provider_names(providers)]):
+    for index, name in numbered.items():
         keys[name] = derive_development_key(seed, index)
         path = folder / f"{name}.json"
         if not path.exists():
@@ -134,14 +153,15 @@ class Genesis:
         self._yard = self._registry.yard
         self._senders = {name: Sender(rpc, key) for name, key in accounts.keys.items()}
 
-    async def build(self, services: Sequence[ServicePlan], gateway_url: str) -> None:
-        """Fund, stake, deposit, register and offer whatever is missing."""
+    async def build(self, services: Sequence[ServicePlan], gateway_urls: Sequence[str]) -> None:
+        """Fund, stake, deposit, register and offer whatever is missing; one URL for each gateway, in order."""
         self._report("funding accounts")
         await self._fund()
         self._report("staking, and depositing for the gateway")
         await asyncio.gather(
-            self._join_gateway(gateway_url),
+            *(self._join_gateway(*pair) for pair in zip(self._accounts.gateways, gateway_urls, strict=True)),
             *(self._stake(name, Role.PROVIDER) for name in self._accounts.providers),
+            *(self._stake(name, Role.VALIDATOR) for name in self._accounts.validators),
         )
         self._report("registering services")
         for plan in services:
@@ -150,14 +170,14 @@ class Genesis:
         await asyncio.gather(*(self._offer_all(name, services) for name in self._accounts.providers))
 
     async def _fund(self) -> None:
-        names = ["gateway", "me", *self._accounts.providers]
+        roles = dict.fromkeys(self._accounts.gateways, Role.GATEWAY) | {"me": Role.PROVIDER}
+        roles |= dict.fromkeys(self._accounts.providers, Role.PROVIDER)
+        roles |= dict.fromkeys(self._accounts.validators, Role.VALIDATOR)
+        names = list(roles)
         accounts = [self._accounts[name].account for name in names]
         balances = await self._yard.fetch_balances(accounts)
         stakes = await asyncio.gather(
-            *(
-                self._registry.fetch_stake(a, Role.GATEWAY if n == "gateway" else Role.PROVIDER)
-                for n, a in zip(names, accounts, strict=True)
-            )
+            *(self._registry.fetch_stake(account, role) for account, role in zip(accounts, roles.values(), strict=True))
         )
         poor = [
             account
@@ -167,14 +187,18 @@ class Genesis:
         await asyncio.gather(*(self._yard.transfer(self._senders["deployer"], a, self._funds.wallet) for a in poor))
 
     async def _stake(self, name: str, role: Role) -> None:
-        wanted = self._funds.gateway_stake if role is Role.GATEWAY else self._funds.provider_stake
+        wanted = {
+            Role.GATEWAY: self._funds.gateway_stake,
+            Role.PROVIDER: self._funds.provider_stake,
+            Role.VALIDATOR: self._funds.validator_stake,
+        }[role]
         held = await self._registry.fetch_stake(self._accounts[name].account, role)
         if held < wanted:
             await self._registry.stake(self._senders[name], role, wanted - held)
 
-    async def _join_gateway(self, url: str) -> None:
-        sender = self._senders["gateway"]
-        await self._stake("gateway", Role.GATEWAY)
+    async def _join_gateway(self, name: str, url: str) -> None:
+        sender = self._senders[name]
+        await self._stake(name, Role.GATEWAY)
         if await self._registry.fetch_gateway_url(sender.account) != url:
             await self._registry.set_gateway(sender, url)
         account = await self._escrow.fetch_account(sender.account)

@@ -44,6 +44,7 @@ SEED_FILE = "development.seed"
 MARK = "# Written by steelyard up: a development network on this machine."
 READY_TIMEOUT_S = 60.0
 KEY_NAME = "development"
+GATEWAY = "gateway"
 
 Report = Callable[[str], None]
 
@@ -54,8 +55,9 @@ class NetworkPlan:
 
     Args:
         home: its folder. services: from `offerings`. providers: how many nodes; each offers every service.
+        gateways, validators: how many; all but the first gateway take free ports.
         chain_port, http_port, link_port: 0 takes a free one.
-        node, gateway: further settings of those sections, by key.
+        node, gateway, validator: further settings of those sections, by key.
         parameters: of the contracts; None takes a development chain's. funds: what accounts begin with.
         node_database: a node's database URL by its name; None keeps SQLite files in the home.
         is_dev_time: the chain's clock may be moved forward.
@@ -65,11 +67,14 @@ class NetworkPlan:
     home: Path
     services: Sequence[ServicePlan]
     providers: int = 3
+    gateways: int = 1
+    validators: int = 0
     chain_port: int = 0
     http_port: int = 0
     link_port: int = 0
     node: dict[str, Any] = field(default_factory=dict)
     gateway: dict[str, Any] = field(default_factory=dict)
+    validator: dict[str, Any] = field(default_factory=dict)
     parameters: DeploymentParameters | None = None
     funds: Funds = field(default_factory=Funds)
     node_database: Callable[[str], str] | None = None
@@ -78,21 +83,30 @@ class NetworkPlan:
 
 
 class Network:
-    """A network that runs; `base_url` ends in ``/v1``, `key` is a development API key of its gateway.
+    """A network that runs; `base_url` ends in ``/v1``, `key` is a development API key of its (first) gateway.
 
-    `ports` are the gateway's, for clients and for links; they stay when a part is started again.
+    `ports` are the gateways', for clients and for links by name; they stay when a part is started again. `keys` and
+    `base_urls` are of all gateways by name.
     """
 
     deployment: Deployment
 
-    def __init__(self, plan: NetworkPlan, accounts: Accounts, processes: Processes, ports: tuple[int, ...]) -> None:
+    def __init__(
+        self, plan: NetworkPlan, accounts: Accounts, processes: Processes, ports: dict[str, tuple[int, ...]]
+    ) -> None:
         self.plan = plan
         self.accounts = accounts
         self.processes = processes
         self.ports = ports
         self.rpc_url = plan.rpc_url
-        self.base_url = f"http://127.0.0.1:{ports[0]}/v1"
-        self.key = ""
+        self.base_urls = {name: f"http://127.0.0.1:{http_port}/v1" for name, (http_port, _) in ports.items()}
+        self.base_url = self.base_urls[GATEWAY]
+        self.keys: dict[str, str] = {}
+
+    @property
+    def key(self) -> str:
+        """A development API key of the first gateway."""
+        return self.keys.get(GATEWAY, "")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -112,15 +126,28 @@ class Network:
         self.rpc_url = str(child.ready["rpc"])
         return child
 
-    async def start_gateway(self) -> Child:
-        """Start the gateway, on its ports."""
-        port, link_port = map(str, self.ports)
+    def gateway_database(self, name: str) -> str:
+        """Return a gateway's database URL."""
+        return self.settings.gateway_database if name == GATEWAY else f"sqlite:///{self.plan.home / (name + '.db')}"
+
+    async def start_gateway(self, name: str = GATEWAY) -> Child:
+        """Start a gateway, on its ports."""
+        port, link_port = map(str, self.ports[name])
         arguments = ["gateway", "run", "--port", port, "--link-port", link_port]
-        return await self.processes.start("gateway", arguments, environment=self.environment)
+        if name != GATEWAY:
+            arguments += ["--wallet", name, "--process", name, "--database", self.gateway_database(name)]
+        return await self.processes.start(name, arguments, environment=self.environment)
+
+    async def start_validator(self, name: str) -> Child:
+        """Start a validator; it buys over the gateways with their development keys."""
+        keys = {self.base_urls[gateway].removesuffix("/v1"): key for gateway, key in self.keys.items()}
+        environment = {**self.environment, "STEELYARD_VALIDATOR__API_KEYS": json.dumps(keys)}
+        return await self.processes.start(name, ["validator", "run", "--wallet", name], environment=environment)
 
     async def start_node(self, name: str) -> Child:
         """Start one provider's node."""
-        arguments = ["node", "run", "--wallet", name, "--gateway", self.base_url.removesuffix("/v1")]
+        arguments = ["node", "run", "--wallet", name]
+        arguments += [word for url in self.base_urls.values() for word in ("--gateway", url.removesuffix("/v1"))]
         arguments += [word for service in self.plan.services for word in ("--service", service.name)]
         if self.plan.node_database is not None:
             arguments += ["--database", self.plan.node_database(name)]
@@ -140,8 +167,10 @@ async def open_network(plan: NetworkPlan, report: Report) -> AsyncIterator[Netwo
 
     seed = prepare_home(plan)
     settings = load_settings(plan.home)
-    accounts = open_accounts(settings.keys_folder, seed, plan.providers)
-    network = Network(plan, accounts, Processes(settings.logs_folder), choose_ports(plan.http_port, plan.link_port))
+    accounts = open_accounts(settings.keys_folder, seed, plan.providers, plan.gateways, plan.validators)
+    free = choose_ports(plan.http_port, plan.link_port, *(0,) * (2 * (plan.gateways - 1)))
+    ports = {name: free[2 * index : 2 * index + 2] for index, name in enumerate(accounts.gateways)}
+    network = Network(plan, accounts, Processes(settings.logs_folder), ports)
     try:
         if not plan.rpc_url:
             report("starting the embedded chain")
@@ -152,14 +181,18 @@ async def open_network(plan: NetworkPlan, report: Report) -> AsyncIterator[Netwo
             parameters = plan.parameters or DeploymentParameters(protocol_pot=accounts["protocol-pot"].account)
             network.deployment = await open_deployment(rpc, accounts, settings.deployment_file, parameters)
             genesis = Genesis(rpc, network.deployment, accounts, plan.funds, FolderBlobs(settings.blobs_folder), report)
-            await genesis.build(plan.services, network.base_url.removesuffix("/v1"))
-        report("starting the gateway")
-        await network.start_gateway()
+            await genesis.build(plan.services, [url.removesuffix("/v1") for url in network.base_urls.values()])
+        report("starting the gateway" if plan.gateways == 1 else f"starting {plan.gateways} gateways")
+        await asyncio.gather(*(network.start_gateway(name) for name in network.base_urls))
         report(f"starting {plan.providers} provider{'s' if plan.providers > 1 else ''}")
         await asyncio.gather(*(network.start_node(name) for name in provider_names(plan.providers)))
         report("waiting until every provider serves")
-        network.key = await open_key(network)
+        for name in network.base_urls:
+            network.keys[name] = await open_key(network, name)
         await await_providers(network)
+        if plan.validators:
+            report(f"starting {plan.validators} validators")
+            await asyncio.gather(*(network.start_validator(name) for name in accounts.validators))
         yield network
     finally:
         await network.processes.stop_all()
@@ -173,27 +206,32 @@ async def await_providers(network: Network, count: int | None = None) -> None:
     names = {plan.name for plan in network.plan.services}
     deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
     found: dict[str, int] = {}
-    authorisation = {"Authorization": f"Bearer {network.key}"}
+    waiting = list(network.base_urls)
     async with aiohttp.ClientSession() as session:
         while asyncio.get_running_loop().time() < deadline:
-            async with session.get(network.base_url + "/models", headers=authorisation) as answer:
+            gateway = waiting[0]
+            authorisation = {"Authorization": f"Bearer {network.keys[gateway]}"}
+            async with session.get(network.base_urls[gateway] + "/models", headers=authorisation) as answer:
                 listing = await answer.json()
             found = {model["id"]: model["steelyard"]["providers"] for model in listing["data"]}
             if all(found.get(name, 0) >= wanted for name in names):
-                return
+                del waiting[0]
+                if not waiting:
+                    return
+                continue
             await asyncio.sleep(0.1)
     raise Unavailable(
         f"not every provider serves after {READY_TIMEOUT_S:.0f} s: {found}; logs: {network.plan.home}/logs"
     )
 
 
-async def open_key(network: Network) -> str:
-    """Return the network's development API key, made once and kept in its home (mode 0600)."""
+async def open_key(network: Network, gateway: str = GATEWAY) -> str:
+    """Return the development API key of a gateway, made once and kept in the network's home (mode 0600)."""
     from steelyard.storage.database import open_database
     from steelyard.storage.keys import create_key, find_key
 
-    file = network.plan.home / "development.key"
-    database = await open_database(network.settings.gateway_database)
+    file = network.plan.home / ("development.key" if gateway == GATEWAY else f"{gateway}.key")
+    database = await open_database(network.gateway_database(gateway))
     try:
         if file.exists():
             secret = file.read_text().strip()
@@ -232,6 +270,8 @@ def merge_config(plan: NetworkPlan, kept: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a network's home: what stood there, with the plan's ports, settings and services."""
     merged: dict[str, Any] = {name: dict(section) for name, section in kept.items()}
     chain, gateway, node = (merged.setdefault(name, {}) for name in ("chain", "gateway", "node"))
+    if plan.validator:
+        merged.setdefault("validator", {}).update(plan.validator)
     chain["port"] = plan.chain_port
     if plan.chain_port:
         chain["rpc_urls"] = [f"http://127.0.0.1:{plan.chain_port}"]

@@ -165,8 +165,8 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             stack.push_async_callback(client.aclose)
             feeds.append(GatewayFeed(client, domain, chain.deployment.epoch_s, await book.load_place(account)))
         shop = None
-        if section.api_key.get_secret_value():
-            shop = ProbeShop(list(urls.values()), section.api_key.get_secret_value())
+        if section.api_keys:
+            shop = ProbeShop({url.rstrip("/"): key.get_secret_value() for url, key in section.api_keys.items()})
             stack.push_async_callback(shop.aclose)
         calibrations = Calibrations(settings.calibrations_folder)
         checkables = Checkables(section, chain, blobs, WeightCache(settings.weights_folder), calibrations, shop)
