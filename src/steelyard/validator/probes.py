@@ -11,10 +11,11 @@ Law: docs/spec/validator.md, section 4.
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -40,15 +41,15 @@ class Bought(msgspec.Struct, frozen=True):
 
 
 class ProbeShop:
-    """Buys over gateways with an API key; `aclose` when done.
+    """Buys over gateways with ordinary API keys; `aclose` when done.
 
     Args:
-        urls: the gateways' base URLs, without ``/v1``; the key must be good at each of them.
+        keys: by the gateways' base URLs, without ``/v1``; at least one.
     """
 
-    def __init__(self, urls: Sequence[str], api_key: str) -> None:
-        self.urls = [url.rstrip("/") for url in urls]
-        self._api_key = api_key
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self.urls = list(keys)
+        self._keys = dict(keys)
         self._http: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
@@ -60,7 +61,7 @@ class ProbeShop:
         """Send one request and return what came back; raises Unavailable for anything but a whole answer."""
         if self._http is None:
             self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
-        headers = {"Authorization": f"Bearer {self._api_key}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self._keys[url]}", "Content-Type": "application/json"}
         try:
             async with self._http.post(url + path, data=body, headers=headers) as answer:
                 content = await answer.content.read(MAX_ANSWER_BYTES)
@@ -170,8 +171,6 @@ def _receipt_of_stream(content: bytes) -> str:
 
 def _replay_of(body: bytes) -> bytes:
     try:
-        import base64
-
         return base64.b64decode(msgspec.json.decode(body)["replay"], validate=True)
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
         raise BadMessage(f"a seller's replay can't be read: {error}") from error
