@@ -293,9 +293,36 @@ class EmbeddingsShape:
         raise BadMessage("embeddings don't stream")
 
 
+class ReplayShape:
+    """A bought replay: the content as base64."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, request: Request, call_hex: bytes, model: bytes, created_s: int) -> None:
+        self._head = b'{"id":"replay-%s","object":"steelyard.replay","created":%d,"model":%s' % (
+            call_hex,
+            created_s,
+            model,
+        )
+
+    def whole(self, piece: Piece, receipt: Receipt, stamp: bytes) -> bytes:
+        content = binascii.b2a_base64(piece.content, newline=False)
+        return b'%s,"replay":"%s","usage":%s,"steelyard":%s}' % (self._head, content, usage_json(receipt), stamp)
+
+    def chunk(self, piece: Piece) -> bytes:
+        raise BadMessage("replays don't stream")
+
+    def end(self, receipt: Receipt, stamp: bytes) -> bytes:
+        raise BadMessage("replays don't stream")
+
+    def cut(self, error: SteelyardError) -> bytes:
+        raise BadMessage("replays don't stream")
+
+
 _SHAPES: dict[str, Callable[[Request, bytes, bytes, int], Shape]] = {
     "chat.completions": ChatShape,
     "completions": CompletionShape,
     "embeddings": EmbeddingsShape,
+    "replays": ReplayShape,
 }
 APIS = frozenset(_SHAPES)

@@ -14,6 +14,7 @@ import re
 import structlog
 
 from steelyard.errors import BadRequest, Fault, NotFound, SteelyardError
+from steelyard.gateway.checks import CHECKS, CheckPages
 from steelyard.gateway.crashes import describe_crash
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.pages import Pages
@@ -44,8 +45,18 @@ _log = structlog.get_logger("steelyard.gateway")
 class GatewayApp:
     """The ASGI application of one gateway process."""
 
-    def __init__(self, work: Work, pages: Pages, metrics: Metrics, random: RandomPool, *, serves_cors: bool) -> None:
+    def __init__(
+        self,
+        work: Work,
+        pages: Pages,
+        checks: CheckPages,
+        metrics: Metrics,
+        random: RandomPool,
+        *,
+        serves_cors: bool,
+    ) -> None:
         self._work = work
+        self._checks = checks
         self._pages = pages
         self._metrics = metrics
         self._random = random
@@ -64,7 +75,7 @@ class GatewayApp:
             if api is not None and scope["method"] == "POST":
                 status = await self._work.answer(api, headers, receive, send, extra, scope.get(BEGUN))
             else:
-                reply = await self._cold(scope, path, headers)
+                reply = await self._cold(scope, path, headers, receive)
                 status = reply.status
                 await send_reply(send, reply, extra)
         except ClientGone:
@@ -88,8 +99,10 @@ class GatewayApp:
             return head_block(self.extra_headers(headers))
         return b"x-request-id: req_%s\r\n" % self._random.take(8).hex().encode()
 
-    async def _cold(self, scope: Scope, path: str, headers: dict[bytes, bytes]) -> Reply:
+    async def _cold(self, scope: Scope, path: str, headers: dict[bytes, bytes], receive: Receive) -> Reply:
         method = scope["method"]
+        if path.startswith(CHECKS) and method != "OPTIONS":
+            return await self._checks.answer(method, path, scope.get("query_string", b""), headers, receive)
         if method == "GET":
             if path in HOT_ROUTES:
                 return _wrong_method(path, method, b"POST")
@@ -140,7 +153,7 @@ def _preflight(headers: dict[bytes, bytes]) -> Reply:
 
 
 def _route_of(path: str) -> str:
-    for route in ("/v1/models", "/v1/calls", "/v1/network", "/healthz", "/readyz", "/metrics"):
+    for route in ("/v1/models", "/v1/calls", "/v1/checks", "/v1/network", "/healthz", "/readyz", "/metrics"):
         if path == route or (path.startswith(route + "/") and route.startswith("/v1/")):
             return route
     return "other"

@@ -19,6 +19,9 @@ from steelyard.gateway.call_marks import CALL_MARK_PURPOSE
 from steelyard.gateway.calls_view import CallsView
 from steelyard.gateway.catalogue import BindService, Catalogue
 from steelyard.gateway.chain_view import ChainView
+from steelyard.gateway.check_sessions import CheckSessions
+from steelyard.gateway.check_store import CheckStore
+from steelyard.gateway.checks import CheckPages
 from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.fast_path import FastPath
 from steelyard.gateway.hangups import HangupWatch
@@ -71,6 +74,7 @@ class Gateway:
     metrics: Metrics
     hangups: HangupWatch
     pages: Pages
+    sessions: CheckSessions
     app: GatewayApp
     fast: FastPath
     is_stopping: bool = False
@@ -83,6 +87,8 @@ class Gateway:
     async def slow_beat(self) -> None:
         """Once a second: what expired, and what came back after a crash."""
         self.settlement.expire()
+        self.settlement.store.expire(self.settlement.clock())
+        self.sessions.expire()
         await self.recovery.run_due()
 
     def why_full(self) -> str:
@@ -129,6 +135,8 @@ class Gateway:
             "unsigned_nano": sum(lane.state.cumulative - lane.signed_nano for lane in lanes),
             "unbatched_receipts": sum(len(lane.receipts) for lane in lanes),
             "writes_queued": self.writer.queued,
+            "checks_kept": len(self.settlement.store),
+            "checks_kept_bytes": self.settlement.store.size_bytes,
             "escrow_deposit_nano": 0 if position is None else position.escrow.deposit_nano,
             "escrow_owed_nano": 0 if position is None else position.escrow.owed_nano,
             "chain_age_seconds": min(now_s - self.watch.sight.seen_s, 1e9),
@@ -181,6 +189,7 @@ async def assemble(
         clock=clock,
         clock_ms=unix_ms,
         grace_s=settings.grace_s,
+        store=CheckStore(settings.checks_keep_s, settings.checks_keep_bytes),
     )
     mark_secret = key.derive_secret(CALL_MARK_PURPOSE)
     recovery = Recovery(
@@ -244,7 +253,11 @@ async def assemble(
         why_unready=why_unready,
         clock=clock,
     )
-    app = GatewayApp(work, pages, metrics, random, serves_cors=settings.serves_cors)
+    sessions = CheckSessions(key, deployment.domain, chain.fetch_is_validator, clock=clock, clock_ms=unix_ms)
+    checks = CheckPages(
+        database, settlement.store, sessions, account=account, find_link=catalogue.find_link, clock=clock
+    )
+    app = GatewayApp(work, pages, checks, metrics, random, serves_cors=settings.serves_cors)
     gateway = Gateway(
         settings,
         database,
@@ -261,6 +274,7 @@ async def assemble(
         metrics,
         hangups,
         pages,
+        sessions,
         app,
         FastPath(
             work,

@@ -143,6 +143,8 @@ class Attempt:
             raise
         self.receipt = receipt
         self.settlement.settle(self, receipt)
+        if not self.job.is_private:
+            self.settlement.store.keep(self.receipt_hash, self.request, content, receipt, self.started_s)
         self._wake()
 
     def _write_whole(self, content: bytes, receipt: Receipt) -> None:

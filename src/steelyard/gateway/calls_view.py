@@ -72,8 +72,8 @@ class CallsView:
 
     async def list(self, account: Account, query: dict[str, str]) -> dict[str, Any]:
         """Return a page of the key's calls, newest first; `limit` (1 to 200) and `before` (Unix ms) steer it."""
-        limit = _read_number(query, "limit", 50, 1, MAX_PAGE)
-        before_ms = _read_number(query, "before", 0, 0, 2**62) or None
+        limit = read_number(query, "limit", 50, 1, MAX_PAGE)
+        before_ms = read_number(query, "before", 0, 0, 2**62) or None
         key_id = None if account.key_id in self._admins and query.get("all") == "true" else account.key_id
         await self._writer.flush()
         rows = await list_calls(self._database, key_id=key_id, before_ms=before_ms, limit=limit + 1)
@@ -144,7 +144,8 @@ def _plain(name: str, value: Any) -> Any:
     return str(value) if name in _AS_TEXT else value
 
 
-def _read_number(query: dict[str, str], name: str, default: int, low: int, high: int) -> int:
+def read_number(query: dict[str, str], name: str, default: int, low: int, high: int) -> int:
+    """Return a whole number of a query (untrusted), or the default; raises BadRequest naming it."""
     text = query.get(name)
     if text is None:
         return default

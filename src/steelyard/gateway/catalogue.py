@@ -1,7 +1,8 @@
 """What is on sale now: verified offers of linked providers, by service.
 
 1. An offer is taken only if its provider signed it, the registry has the same terms, the manifest's SHA-256 is the
-   offer's and the registered service's, the kind is one we can parse, and the provider's stake is active.
+   offer's and the registered service's, the kind is one we can parse, its grade is not above what the manifest allows,
+   and the provider's stake is active.
 2. A service that was ever sold here stays known: with nobody to serve it, it is unavailable, not unknown.
 3. Prices and grades of an order are those of the verified offer, whatever the link says later.
 
@@ -191,6 +192,12 @@ class Catalogue:
             raise Forbidden(
                 f"{signed.service!r} is of kind {manifest.kind!r}: {error.message}", code="kind_unknown"
             ) from error
+        if offer.grade > service.grade:
+            raise Forbidden(
+                f"the offer for {signed.service!r} is graded {grade_name(offer.grade)}, its manifest allows "
+                f"{grade_name(service.grade)} at most: post it again with `steelyard offer set`",
+                code="grade_too_high",
+            )
         return VerifiedOffer(offer, manifest, terms, service)
 
     def list_seller(self, link: ProviderLink, verified: VerifiedOffer, lane: PayLane) -> Seller:
@@ -228,6 +235,14 @@ class Catalogue:
     def name_of(self, service_id: bytes) -> str:
         """Return the name of a service known here by its id, or an empty string."""
         return next((one.name for one in self.listings.values() if one.service_id == service_id), "")
+
+    def find_link(self, provider: bytes) -> ProviderLink | None:
+        """Return a provider's link that is up, or None."""
+        for listing in self.listings.values():
+            for seller in listing.sellers:
+                if seller.link.provider == provider and seller.link.is_up:
+                    return seller.link
+        return None
 
     def nearest_names(self, name: str) -> list[str]:
         """Return up to three names on sale that look like this one, else what is on sale."""

@@ -37,6 +37,10 @@ class ChainReader:
         """See `chain_view.ChainView`."""
         return await self._registry.fetch_is_active(provider, Role.PROVIDER)
 
+    async def fetch_is_validator(self, account: bytes) -> bool:
+        """See `chain_view.ChainView`."""
+        return await self._registry.fetch_is_active(account, Role.VALIDATOR)
+
     async def fetch_service(self, service_id: bytes) -> ServiceTerms | None:
         """See `chain_view.ChainView`."""
         service = await self._registry.fetch_service(service_id)

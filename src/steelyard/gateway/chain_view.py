@@ -80,6 +80,9 @@ class ChainView(Protocol):
     async def fetch_is_active(self, provider: bytes) -> bool:
         """Say whether an account is an active, staked provider."""
 
+    async def fetch_is_validator(self, account: bytes) -> bool:
+        """Say whether an account is an active, staked validator."""
+
     async def fetch_service(self, service_id: bytes) -> ServiceTerms | None:
         """Return a registered service, or None."""
 

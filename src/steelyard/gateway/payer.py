@@ -28,6 +28,7 @@ from steelyard.link.port import LaneClaim, LeafEntry, ProviderLink
 from steelyard.protocol.lanes import LaneState, SignedBatch, follow_lane, sign_voucher
 from steelyard.protocol.messages import TAG_PURPOSE, Lane
 from steelyard.protocol.signing import Domain, SigningKey, require_signer
+from steelyard.storage.batch_feed import note_calls
 from steelyard.storage.calls import CallRow, known_orders
 from steelyard.storage.database import Database
 from steelyard.storage.lanes import (
@@ -40,6 +41,7 @@ from steelyard.storage.lanes import (
     record_batch,
     record_voucher,
 )
+from steelyard.storage.operations import Operation
 from steelyard.storage.writer import GroupWriter
 
 _log = structlog.get_logger("steelyard.gateway")
@@ -306,7 +308,9 @@ class Payer:
             row = rows.get(receipt.order_hash)
             if row is None or row.receipt_hash is None:
                 self._recovery.take(entry, receipt.order_hash, receipt.receipt_hash, row)
-        self._settlement.submit(record_batch(state, signed, receipts, now_ms=self._settlement.clock_ms()))
+        write = record_batch(state, signed, receipts, now_ms=self._settlement.clock_ms())
+        noted = note_calls(lane.state.lane.key, signed.batch.seq, call_ids)
+        self._settlement.submit(Operation((*write.steps, noted)))
         lane.advance(state, tuple(call_ids), self._settlement.clock())
         self._metrics.batches += 1
         return True

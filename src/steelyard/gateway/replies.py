@@ -42,6 +42,7 @@ HOT_ROUTES = {
     "/v1/chat/completions": "chat.completions",
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
+    "/v1/replays": "replays",
 }
 BEGUN = "steelyard.begun"
 """Where in a scope the attempt stands that a request was begun with, below ASGI."""

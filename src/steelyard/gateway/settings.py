@@ -28,6 +28,8 @@ class GatewaySettings:
         reserve_nano: what the gateway keeps back of its escrow deposit.
         watch_s: how often the chain is looked at. key_check_s: how often changed keys are looked for (at most 1).
         idempotency_s, max_replay_bytes: how long, and up to which size, an answer is kept for its Idempotency-Key.
+        checks_keep_s, checks_keep_bytes: how long, and how much at most, the texts of calls that are not private are
+            kept in memory for validators; 0 bytes keep none.
         admin_key_ids: keys that may read every call.
         drain_s: how long a stop waits for calls in flight.
         serves_cors: whether browsers on other origins may call.
@@ -53,6 +55,8 @@ class GatewaySettings:
     key_check_s: float = 0.5
     idempotency_s: float = 86_400.0
     max_replay_bytes: int = 1 << 20
+    checks_keep_s: float = 900.0
+    checks_keep_bytes: int = 64 << 20
     admin_key_ids: frozenset[str] = frozenset()
     drain_s: float = 10.0
     serves_cors: bool = True
@@ -74,5 +78,7 @@ class GatewaySettings:
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"gateway {name} is {getattr(self, name)}: it must be above zero")
+        if self.checks_keep_s < 0 or self.checks_keep_bytes < 0:
+            raise ConfigError("gateway checks_keep_s and checks_keep_bytes must not be negative")
         if not 0 < self.key_check_s <= 1:
             raise ConfigError(f"gateway key_check_s is {self.key_check_s}: a revoked key must be refused within 1 s")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from steelyard.errors import Unavailable
+from steelyard.gateway.check_store import CheckStore
 from steelyard.gateway.metrics import Metrics
 from steelyard.link.port import Failure
 from steelyard.protocol.messages import FinishReason, Order, Receipt
@@ -47,6 +48,7 @@ class Settlement:
         writer: for rows. escrow: the budget of the gateway's deposit.
         run_id: 16 bytes, this life of the process.
         clock: monotonic seconds. clock_ms: Unix milliseconds. grace_s: how long after its deadline a lost order waits.
+        store: where the texts of settled calls are kept for checks; none keeps nothing.
     """
 
     def __init__(
@@ -59,10 +61,12 @@ class Settlement:
         clock: Callable[[], float],
         clock_ms: Callable[[], int],
         grace_s: float,
+        store: CheckStore | None = None,
     ) -> None:
         self.clock = clock
         self.clock_ms = clock_ms
         self.escrow = escrow
+        self.store = CheckStore(0.0, 0) if store is None else store
         self.loop = asyncio.get_running_loop()
         self.open_orders: dict[bytes, Attempt] = {}
         self.lost: dict[bytes, Attempt] = {}

@@ -45,6 +45,9 @@ class _Chain:
     async def fetch_is_active(self, provider: bytes) -> bool:
         return self.active
 
+    async def fetch_is_validator(self, account: bytes) -> bool:
+        return False
+
     async def fetch_service(self, ident: bytes) -> ServiceTerms | None:
         return self.service
 
@@ -98,6 +101,11 @@ OTHER = encode_manifest(msgspec.structs.replace(MANIFEST, description="another")
         (_sign(), _Chain(offer=None), Forbidden),
         (_sign(), _Chain(offer=OfferTerms(10, 21, 4, manifest_digest(BLOB), 1)), Forbidden),
         (_sign(), _Chain(offer=OfferTerms(10, 20, 4, ZERO32, 2)), Forbidden),
+        (
+            _sign(msgspec.structs.replace(OFFER, grade=5)),
+            _Chain(offer=OfferTerms(10, 20, 5, manifest_digest(BLOB), 1)),
+            Forbidden,
+        ),
     ],
 )
 def test_offer_with_one_fault_is_turned_away(signed: SignedOffer, chain: _Chain, error: type[SteelyardError]) -> None:

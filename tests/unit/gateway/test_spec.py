@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steelyard.gateway import access, calls_view, hangups, routing
+from steelyard.gateway import access, calls_view, check_sessions, checks, hangups, routing
 from steelyard.gateway.assembly import STALE_CHAIN_BEATS
 from steelyard.gateway.replies import HOT_ROUTES
 from steelyard.gateway.settings import GatewaySettings
+from steelyard.link import asks
 
 PAGE = " ".join((Path(__file__).parents[3] / "docs/spec/gateway.md").read_text().split())
 
@@ -28,6 +29,13 @@ def test_spec_numbers_equal_the_code() -> None:
         f"`grace_s` ({settings.grace_s:.0f} s)",
         f"`idempotency_s` ({settings.idempotency_s / 3600:.0f} h)",
         f"`max_replay_bytes` ({settings.max_replay_bytes >> 20} MiB)",
+        f"`checks_keep_s` ({settings.checks_keep_s:.0f} s)",
+        f"`checks_keep_bytes` ({settings.checks_keep_bytes >> 20} MiB)",
+        f"opens one session for that account within {check_sessions.NONCE_S} s",
+        f"good for {check_sessions.SESSION_S} s, a validator has at most {check_sessions.SESSIONS_EACH}, and "
+        f"{check_sessions.REQUESTS_PER_MINUTE:,} requests a minute",
+        f"at most {checks.MAX_PAGE} a page. Its calls",
+        f"did not answer within {asks.ASK_S:.0f} s",
         f"at {settings.voucher_count} calls, {settings.voucher_nano:,} nano or {settings.voucher_age_s:.0f} s",
     ):
         assert said in PAGE, said

@@ -1,0 +1,72 @@
+"""What validators may look at: the texts of calls that are not private, in memory, for a while.
+
+1. One insert a call on the hot path; nothing is copied, hashed or written.
+2. Bounded by age and by bytes, the oldest goes first. A restart loses all of it: then validators abstain.
+3. A private call never comes here.
+
+Law: docs/spec/gateway.md, section 9.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from steelyard.link.port import CallRequest
+from steelyard.protocol.messages import Receipt
+
+ENTRY_BYTES = 1_500
+"""What an entry costs beside its two texts, by measure."""
+
+
+class KeptCall(msgspec.Struct, frozen=True, gc=False):
+    """A call as it was served; `since_s` is a monotonic time."""
+
+    request: CallRequest
+    content: bytes
+    receipt: Receipt
+    since_s: float
+
+
+class CheckStore:
+    """The calls that may be checked, by the hash of their receipt.
+
+    Args:
+        keep_s: how long. keep_bytes: how much at most; 0 keeps nothing.
+    """
+
+    __slots__ = ("_keep_bytes", "_keep_s", "_kept", "_size_bytes")
+
+    def __init__(self, keep_s: float, keep_bytes: int) -> None:
+        self._keep_s = keep_s
+        self._keep_bytes = keep_bytes
+        self._kept: dict[bytes, KeptCall] = {}
+        self._size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept, about."""
+        return self._size_bytes
+
+    def keep(self, receipt_hash: bytes, request: CallRequest, content: bytes, receipt: Receipt, now_s: float) -> None:
+        """Keep a call whose receipt was checked."""
+        self._kept[receipt_hash] = KeptCall(request, content, receipt, now_s)
+        self._size_bytes += len(request.body) + len(content) + ENTRY_BYTES
+        while self._size_bytes > self._keep_bytes:
+            self._drop_oldest()
+
+    def find(self, receipt_hash: bytes, now_s: float) -> KeptCall | None:
+        """Return a call that is kept and not too old."""
+        kept = self._kept.get(receipt_hash)
+        return kept if kept is not None and now_s - kept.since_s < self._keep_s else None
+
+    def expire(self, now_s: float) -> None:
+        """Drop what is too old."""
+        while self._kept and now_s - next(iter(self._kept.values())).since_s >= self._keep_s:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        kept = self._kept.pop(next(iter(self._kept)))
+        self._size_bytes -= len(kept.request.body) + len(kept.content) + ENTRY_BYTES
