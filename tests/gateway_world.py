@@ -85,6 +85,7 @@ class MemoryChain:
     withdrawal_nano: int = 0
     is_silent: bool = False
     active: set[bytes] = field(default_factory=set)
+    validators: set[bytes] = field(default_factory=set)
     services: dict[bytes, ServiceTerms] = field(default_factory=dict)
     offers: dict[tuple[bytes, bytes], OfferTerms] = field(default_factory=dict)
     lanes: dict[bytes, LaneTotals] = field(default_factory=dict)
@@ -102,6 +103,10 @@ class MemoryChain:
     async def fetch_is_active(self, provider: bytes) -> bool:
         self._check()
         return provider in self.active
+
+    async def fetch_is_validator(self, account: bytes) -> bool:
+        self._check()
+        return account in self.validators
 
     async def fetch_service(self, service: bytes) -> ServiceTerms | None:
         self._check()
@@ -227,8 +232,9 @@ class World:
         ident, digest = service_id(manifest.name), manifest_digest(blob)
         self.chain.active.add(key.account)
         self.chain.services[ident] = ServiceTerms(manifest.name, manifest.kind, digest, b"\x09" * 20)
-        offer = Offer(key.account, ident, price[0], price[1], 4, digest, seq)
-        self.chain.offers[(key.account, ident)] = OfferTerms(price[0], price[1], 4, digest, seq)
+        grade = int(build_service(manifest).grade)
+        offer = Offer(key.account, ident, price[0], price[1], grade, digest, seq)
+        self.chain.offers[(key.account, ident)] = OfferTerms(price[0], price[1], grade, digest, seq)
         return SignedOffer(offer, key.sign(DOMAIN.digest(offer.struct_hash())), manifest.name, blob)
 
     async def until_linked(self, provider: bytes, is_up: bool = True) -> None:
