@@ -15,7 +15,7 @@ from steelyard.chain.artifacts import load_artifact
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import EscrowClient
 from steelyard.chain.records import Log, TxReceipt
-from steelyard.chain.reverts import _ADVICE
+from steelyard.chain.reverts import _SENTENCES, _spell
 from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import BadMessage, ChainError
 from steelyard.protocol.hashing import keccak
@@ -34,6 +34,7 @@ DEPLOYMENT = Deployment(
     escrow=ADDRESS,
     ledger=ADDRESS,
     court=ADDRESS,
+    proofs=ADDRESS,
     block=0,
     epoch_s=60,
     withdraw_delay_s=60,
@@ -151,10 +152,10 @@ def test_build_creation_appends_the_constructors_arguments() -> None:
     assert build_creation("Ledger", 60) == load_artifact("Ledger").bytecode + encode(["uint64"], [60])
 
 
-def test_advice_names_only_errors_and_fields_that_exist() -> None:
-    """Every advice belongs to an error of our contracts, and its {fields} are that error's."""
+def test_sentences_name_only_errors_and_fields_that_exist() -> None:
+    """Every sentence belongs to an error of our contracts, and its {fields} are that error's."""
     by_name = {error.name: error for error in load_errors().values()}
-    for name, advice in _ADVICE.items():
+    for name, sentence in _SENTENCES.items():
         assert name in by_name, name
-        fields = {parameter.name: "x" for parameter in by_name[name].parameters}
-        assert "{" not in advice.format(**fields)
+        fields = {parameter.name: 1 for parameter in by_name[name].parameters}
+        assert "{" not in sentence.format(**_spell(fields))

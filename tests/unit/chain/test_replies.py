@@ -9,10 +9,11 @@ import pytest
 from eth_abi import encode
 
 from steelyard.chain.replies import RpcError, build_error, parse_replies, parse_reply
-from steelyard.chain.reverts import explain_revert
+from steelyard.chain.reverts import build_reverted, explain_revert
 from steelyard.chain.transport import EndpointFailed
 from steelyard.errors import Reverted
 from steelyard.protocol.hashing import keccak
+from steelyard.protocol.pricing import NANO_PER_YARD as YARD
 
 ACCOUNT = b"\x11" * 20
 DEEP = b'{"result":' + b"[" * 5_000
@@ -70,7 +71,10 @@ def test_build_error_revert_data_is_decoded_wherever_it_stands(data: Any) -> Non
     assert error.data == TOO_POOR
     assert error.reason == f"ERC20InsufficientBalance(sender=0x{ACCOUNT.hex()}, balance=5, needed=10)"
     assert "eth_call to 0xabc" in error.message
-    assert "holds 5 nano and needs 10: fund it first" in error.message
+    assert error.message == (
+        f"the chain refused eth_call to 0xabc: 0x{ACCOUNT.hex()} holds 0.000000005 YARD (5 nano) and needs "
+        "0.00000001 YARD (10 nano): 0.000000005 YARD (5 nano) is missing, fund it first (ERC20InsufficientBalance)"
+    )
 
 
 def test_build_error_revert_words_without_data_are_kept() -> None:
@@ -95,6 +99,33 @@ def test_build_error_revert_words_without_data_are_kept() -> None:
 def test_explain_revert_any_bytes_give_words(data: bytes, reason: str) -> None:
     """Strings, panics, our errors and damaged bytes all give a reason; nothing raises."""
     assert explain_revert(data)[0] == reason
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (
+            revert_data("ERC20InsufficientBalance(address,uint256,uint256)", ACCOUNT, 2_050 * YARD, 3_000 * YARD),
+            f"0x{ACCOUNT.hex()} holds 2,050 YARD and needs 3,000 YARD: 950 YARD is missing, fund it first "
+            "(ERC20InsufficientBalance)",
+        ),
+        (
+            revert_data("NotActive(address,uint8)", ACCOUNT, 1),
+            f"0x{ACCOUNT.hex()} has too little stake as provider: run steelyard stake provider AMOUNT first "
+            "(NotActive)",
+        ),
+        (
+            revert_data("InsufficientStake(uint256,uint256)", 5 * YARD, 10 * YARD),
+            "the stake is 5 YARD, 10 YARD was wanted (InsufficientStake)",
+        ),
+        (revert_data("StillWaiting(uint48)", 1_800_000_000), "wait until 2027-01-15 08:00:00 UTC (StillWaiting)"),
+        (revert_data("StillWaiting(uint48)", 2**48 - 1), f"wait until Unix time {2**48 - 1} (StillWaiting)"),
+        (revert_data("ZeroAmount()"), "ZeroAmount()"),
+    ],
+)
+def test_refusal_is_said_once_and_in_yard(data: bytes, sentence: str) -> None:
+    """People read amounts in YARD, roles by name and times as a clock shows them, none of them twice."""
+    assert build_reverted(data, "it").message == f"the chain refused it: {sentence}"
 
 
 @pytest.mark.parametrize(
