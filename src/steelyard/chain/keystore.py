@@ -33,6 +33,7 @@ DEVELOPMENT_SCRYPT_N = 2**10
 DEVELOPMENT_PASSPHRASE = "development"  # noqa: S105  # public on purpose: a development key guards nothing
 DEVELOPMENT_CHAIN_IDS = frozenset({31337, 31415})
 MAX_KEYSTORE_BYTES = 64 * 1024
+_VARIABLE, _FILE_VARIABLE = "STEELYARD_PASSPHRASE", "STEELYARD_PASSPHRASE_FILE"
 _PURPOSE = b"steelyard/development-key/1"
 
 
@@ -109,12 +110,14 @@ def load_key(
     chain_id: int,
     rpc_urls: Sequence[str],
     read_passphrase: Callable[[str], str],
+    source: str = "",
 ) -> SigningKey:
     """Return the key of a keystore file, for use on one chain.
 
     Args:
         chain_id, rpc_urls: where it will sign; a development key is refused off the embedded chain.
         read_passphrase: given a title, returns the passphrase; not called for development keys.
+        source: where it comes from if nobody types it (`passphrase_source`), to be named where it is wrong.
 
     Raises:
         ConfigError: no such file, not a V3 keystore, readable by others, a wrong passphrase, or a development key
@@ -128,18 +131,19 @@ def load_key(
     else:
         _check_mode(path)
         passphrase = read_passphrase(f"Passphrase for {path.name}")
-    return decrypt_keystore(content, passphrase, path)
+    return decrypt_keystore(content, passphrase, path, source=source)
 
 
-def decrypt_keystore(content: Mapping[str, Any], passphrase: str, path: Path) -> SigningKey:
-    """Return the key in a keystore's content; raises ConfigError naming `path`, in one line."""
+def decrypt_keystore(content: Mapping[str, Any], passphrase: str, path: Path, *, source: str = "") -> SigningKey:
+    """Return the key in a keystore's content; raises ConfigError naming `path`, and `source`, in one line."""
     from eth_account import Account  # takes 1 s to import
 
     try:
         key = SigningKey(bytes(Account.decrypt(dict(content), passphrase)))
     except ValueError as error:
         if "MAC" in str(error):
-            raise ConfigError(f"wrong passphrase for {path}: try again") from None
+            advice = f"{source} has another one: correct or unset it" if source else "try again"
+            raise ConfigError(f"wrong passphrase for {path}: {advice}") from None
         raise ConfigError(f"{path} is no readable V3 keystore") from None
     except (KeyError, TypeError, NotImplementedError, OverflowError):
         raise ConfigError(f"{path} is no readable V3 keystore: a field is missing or malformed") from None
@@ -175,10 +179,10 @@ def passphrase_reader(
     """
 
     def read(title: str) -> str:
-        if "STEELYARD_PASSPHRASE" in environment:
-            return environment["STEELYARD_PASSPHRASE"]
-        if "STEELYARD_PASSPHRASE_FILE" in environment:
-            return _read_passphrase_file(Path(environment["STEELYARD_PASSPHRASE_FILE"]))
+        if _VARIABLE in environment:
+            return environment[_VARIABLE]
+        if _FILE_VARIABLE in environment:
+            return _read_passphrase_file(Path(environment[_FILE_VARIABLE]))
         if prompt is not None:
             return prompt(title)
         if not sys.stdin.isatty():
@@ -188,6 +192,11 @@ def passphrase_reader(
         return getpass.getpass(f"{title}: ")
 
     return read
+
+
+def passphrase_source(environment: Mapping[str, str]) -> str:
+    """Return the variable from which `passphrase_reader` takes the passphrase; "" where a person is asked."""
+    return next((name for name in (_VARIABLE, _FILE_VARIABLE) if name in environment), "")
 
 
 def _read_passphrase_file(path: Path) -> str:

@@ -74,11 +74,15 @@ class Invocation:
         Raises:
             ConfigError: no such wallet, a wrong passphrase, or a development key off the embedded chain.
         """
-        from steelyard.chain.keystore import load_key, passphrase_reader
+        from steelyard.chain.keystore import load_key, passphrase_reader, passphrase_source
 
-        urls = self.settings.chain.rpc_urls
-        path = self.settings.keystore(name)
-        return load_key(path, chain_id=chain_id, rpc_urls=urls, read_passphrase=passphrase_reader(os.environ))
+        return load_key(
+            self.settings.keystore(name),
+            chain_id=chain_id,
+            rpc_urls=self.settings.chain.rpc_urls,
+            read_passphrase=passphrase_reader(os.environ),
+            source=passphrase_source(os.environ),
+        )
 
 
 def find_home(option: Path | None) -> Path:

@@ -16,6 +16,7 @@ from steelyard.chain.keystore import (
     load_key,
     load_keystore_info,
     passphrase_reader,
+    passphrase_source,
     save_keystore,
 )
 from steelyard.errors import ConfigError
@@ -52,6 +53,20 @@ def test_keystore_wrong_passphrase_is_one_line_without_secrets(tmp_path: Path) -
     assert "\n" not in str(caught.value)
     assert "xyzzy-canary" not in str(caught.value)
     assert key.secret.hex() not in str(caught.value)
+
+
+def test_keystore_wrong_passphrase_names_the_variable_that_it_came_from(tmp_path: Path) -> None:
+    """Whoever typed nothing is told which variable to look at, and whoever typed it to try again."""
+    path = tmp_path / "node.json"
+    save_keystore(path, create_key(), PASSPHRASE, scrypt_n=CHEAP)
+    with pytest.raises(ConfigError, match=r"wrong passphrase for .+: try again"):
+        load(path, "xyzzy-canary")
+    file = {"STEELYARD_PASSPHRASE_FILE": "unread"}
+    for environment in (file, file | {"STEELYARD_PASSPHRASE": "xyzzy-canary"}):
+        source = passphrase_source(environment)
+        with pytest.raises(ConfigError, match=f"{source} has another one: correct or unset it"):
+            load_key(path, chain_id=10, rpc_urls=LOCAL, read_passphrase=lambda _title: "xyzzy-canary", source=source)
+    assert passphrase_source({}) == ""
 
 
 def test_keystore_existing_file_is_never_overwritten(tmp_path: Path) -> None:
