@@ -67,10 +67,15 @@ def test_key_is_live_until_it_expires_or_is_revoked(kind: str) -> None:
             key, secret = await keys.create_key(database, "ada", expires_ms=100, now_ms=7)
             assert key.is_live(99)
             assert not key.is_live(100)
-            await keys.revoke_key(database, "ada", now_ms=50)
-            revoked = await keys.revoke_key(database, key.key_id, now_ms=60)
-            assert revoked.revoked_ms == 50
+            revoked = await keys.revoke_key(database, "ada", now_ms=50)
             assert not revoked.is_live(51)
+            for named in ("ada", key.key_id):
+                with pytest.raises(Conflict, match=f"'ada' .{key.key_id}. is revoked already"):
+                    await keys.revoke_key(database, named, now_ms=60)
+                with pytest.raises(Conflict, match="is revoked already"):
+                    await keys.limit_key(database, named, limit_nano=60)
+            assert await keys.load_key(database, key.key_id) == revoked
+            assert revoked.revoked_ms == 50
             found = await keys.find_key(database, secret)
             assert found is not None
             assert not found.is_live(51)

@@ -111,13 +111,19 @@ async def find_key(database: Database, secret: str) -> ApiKey | None:
 
 
 async def load_key(database: Database, name_or_id: str) -> ApiKey:
-    """Return a key by its id, or by its name unless it is revoked; raises NotFound with the nearest names."""
+    """Return a key by its id, or by its name unless it is revoked.
+
+    Raises:
+        NotFound: no such key; has the nearest names. Conflict: the name is a revoked key's alone; has its id.
+    """
     key = await _first(database, _keys().where(api_keys.c.key_id == name_or_id))
     if key is None:
         key = await _first(database, _keys().where(api_keys.c.name == name_or_id, api_keys.c.revoked_ms.is_(None)))
     if key is None:
-        names = [known.name for known in await list_keys(database)]
-        near = ", ".join(get_close_matches(name_or_id, names, cutoff=0.3)) or "none"
+        known = await list_keys(database)
+        if ended := [other for other in known if other.name == name_or_id]:
+            raise _revoked(ended[-1])
+        near = ", ".join(get_close_matches(name_or_id, [other.name for other in known], cutoff=0.3)) or "none"
         raise NotFound(f"there is no key {name_or_id!r}; the nearest: {near}", code="unknown_key")
     return key
 
@@ -129,8 +135,8 @@ async def list_keys(database: Database) -> list[ApiKey]:
 
 
 async def revoke_key(database: Database, name_or_id: str, *, now_ms: int) -> ApiKey:
-    """End a key for good; a key that is revoked already stays as it is."""
-    key = await load_key(database, name_or_id)
+    """End a key for good; raises NotFound, or Conflict if it is revoked already."""
+    key = await _load_live(database, name_or_id)
     async with database.begin() as connection:
         live = (api_keys.c.key_id == key.key_id, api_keys.c.revoked_ms.is_(None))
         await connection.execute(update(api_keys).where(*live).values(revoked_ms=now_ms))
@@ -151,9 +157,9 @@ async def limit_key(
     """Change what a key may do; what is not given stays as it is, None lifts the limit.
 
     Raises:
-        NotFound: no such key. BadRequest: a value out of range.
+        NotFound: no such key. Conflict: it is revoked already. BadRequest: a value out of range.
     """
-    key = await load_key(database, name_or_id)
+    key = await _load_live(database, name_or_id)
     changes = {"requests_per_minute": requests_per_minute, "expires_ms": expires_ms}
     changes = {column: value for column, value in changes.items() if value is not _UNCHANGED}
     _check_rate(changes.get("requests_per_minute"))
@@ -163,6 +169,20 @@ async def limit_key(
         if limit_nano is not _UNCHANGED:
             await change_limit(connection, key.budget_id, limit_nano)
     return await load_key(database, key.key_id)
+
+
+async def _load_live(database: Database, name_or_id: str) -> ApiKey:
+    key = await load_key(database, name_or_id)
+    if key.revoked_ms is not None:
+        raise _revoked(key)
+    return key
+
+
+def _revoked(key: ApiKey) -> Conflict:
+    return Conflict(
+        f"the key {key.name!r} ({key.key_id}) is revoked already, for good: make another with steelyard keys create",
+        code="key_revoked",
+    )
 
 
 def _keys() -> Select[Any]:
