@@ -27,7 +27,7 @@ from steelyard.services.chat.evidence import encode_row, entropy
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 TOKENS = 64
-ROUNDS = 6
+ROUNDS = 4
 SLOTS = (1, 2, 4)
 SAMPLING = SamplerParams(0.8, 0.95)
 

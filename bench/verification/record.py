@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from prompts import REQUESTS, Asked
+from recordings import ENTROPY_STEPS, FORMAT, LEAD_STEPS, MARGIN_STEPS, RECORDINGS
 from weights import ROOT, VARIANTS, make_variant
 
 from steelyard.engines.gguf_model import facts_of
@@ -39,12 +40,10 @@ from steelyard.services.chat.evidence import STEPS_PER_NAT, entropy
 from steelyard.weights.catalogue import KNOWN_MODELS
 
 RUNS = ROOT / ".steelyard" / "bench-runs"
-RECORDINGS = Path(__file__).parent / "recordings"
 MAX_TOKENS = 96
 FLOOR = 0xFFFF
 CONTEXT = 1024
 
-MARGIN_STEPS, LEAD_STEPS, ENTROPY_STEPS = 4096, 1024, 64
 
 # name: weights, engine, options, how many requests
 PROVIDERS: dict[str, tuple[str, str, dict[str, int], int]] = {
@@ -54,6 +53,7 @@ PROVIDERS: dict[str, tuple[str, str, dict[str, int], int]] = {
     "llama-batch-256": ("real", "llama", {"slots": 1, "batch_tokens": 256}, 48),
     "torch": ("real", "torch", {}, 32),
     **{name: (name, "llama", {"slots": 1}, 48) for name in VARIANTS},
+    "q3": ("q3", "llama", {"slots": 1}, 128),  # its answers end early
 }
 VALIDATORS: dict[str, tuple[str, dict[str, int]]] = {
     "llama": ("llama", {}),
@@ -130,15 +130,15 @@ def steps_of(found: Candidates, token_id: int) -> int:
 
 
 async def record_run(name: str, real: Path) -> list[dict[str, Any]]:
-    """Return a provider's answers, made now if they are not kept."""
+    """Return a provider's answers; those that are not kept yet are made now."""
     path = RUNS / f"{name}.json"
-    if path.exists():
-        return list(json.loads(path.read_text()))
     weights, kind, options, count = PROVIDERS[name]
-    answers: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    if len(answers) >= count:
+        return answers
     started = time.monotonic()
     async with opened(kind, real if weights == "real" else make_variant(weights, real), options) as engine:
-        for group in grouped(REQUESTS[:count], options.get("slots", 1)):
+        for group in grouped(REQUESTS[len(answers) : count], options.get("slots", 1)):
             answers += await asyncio.gather(*(make_answer(engine, asked) for asked in group))
     path.write_text(json.dumps(answers))
     tell(f"run {name}: {sum(len(answer['tokens']) for answer in answers)} tokens", started)
@@ -150,13 +150,13 @@ async def record_replay(
 ) -> list[list[list[float]]]:
     """Return a validator's findings of a run, per answer and token: margin, entropy, lead, log-probability in steps."""
     path = RUNS / f"{name}--{validator}.json"
-    if path.exists():
-        return list(json.loads(path.read_text()))
-    replays = []
+    replays: list[list[list[float]]] = json.loads(path.read_text()) if path.exists() else []
+    if len(replays) >= len(answers):
+        return replays
     scorer = (await desk.validator(validator)).scorer
     assert scorer is not None, "this version of xllamacpp was never tested: the scorer is missing"
     started = time.monotonic()
-    for answer in answers:
+    for answer in answers[len(replays) :]:
         asked = REQUESTS[answer["request"]]
         found = await scorer.score(answer["prompt"], answer["tokens"])
         replays.append(
@@ -195,7 +195,7 @@ def write_recording(
             "temperature": asked.sampling.temperature, "top_p": asked.sampling.top_p, "top_k": asked.sampling.top_k,
         })  # fmt: skip
     recording = {
-        "format": "steelyard-recording-1",
+        "format": FORMAT,
         "model": "smollm2-135m",
         "provider": name,
         "validator": pair[1],
