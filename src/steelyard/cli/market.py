@@ -109,7 +109,8 @@ def set_offer(
     price_in: Price = None,
     price_out: Price = None,
     grade: Annotated[
-        str | None, typer.Option("--grade", help="How answers can be checked, like logprobs; unchecked by default.")
+        str | None,
+        typer.Option("--grade", help="How answers can be checked, like logprobs; by default what the manifest allows."),
     ] = None,
     is_stopping: Annotated[bool, typer.Option("--stop", help="Withdraw the offer.")] = False,
     wallet: Annotated[
@@ -191,6 +192,7 @@ async def _set_offer(
     is_json: bool,
 ) -> None:
     from steelyard.cli.chain_access import open_chain, open_signer
+    from steelyard.cli.grades import find_grade
     from steelyard.protocol.hashing import ZERO32
     from steelyard.protocol.ids import service_id
     from steelyard.protocol.messages import Offer
@@ -199,15 +201,19 @@ async def _set_offer(
         signer = open_signer(invocation, chain, wallet or invocation.settings.node.wallet)
         service = await _find_service(chain, name)
         standing = await chain.registry.fetch_offer(signer.key.account, service_id(name))
-        is_standing = standing is not None and standing.manifest != ZERO32
         if standing is None and (is_stopping or None in prices):
             raise BadRequest(f"{signer.name} doesn't offer {name}: give --price-in and --price-out", param="price_in")
         price_in, price_out = (
             price if price is not None else (old if standing else 0)
             for price, old in zip(prices, (standing.price_in, standing.price_out) if standing else (0, 0), strict=True)
         )
-        number = _parse_grade(grade) if grade is not None else (standing.grade if standing and is_standing else 0)
         manifest = ZERO32 if is_stopping else service.manifest
+        if grade is not None:
+            number = _parse_grade(grade)
+        elif standing is not None and (is_stopping or standing.manifest == manifest):
+            number = standing.grade
+        else:
+            number = await find_grade(invocation.settings, manifest)
         seq = (standing.seq if standing else 0) + 1
         offer = Offer(signer.key.account, service_id(name), price_in, price_out, number, manifest, seq)
         signature = signer.key.sign(chain.deployment.domain.digest(offer.struct_hash()))

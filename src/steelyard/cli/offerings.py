@@ -12,6 +12,7 @@ from steelyard.cli.settings import Settings
 from steelyard.engines.gguf_model import facts_of
 from steelyard.engines.llama import LlamaEngine
 from steelyard.engines.llama_server import LlamaOptions
+from steelyard.engines.port import EngineInfo
 from steelyard.protocol.messages import Grade
 from steelyard.services.discovery import installed_services
 from steelyard.services.manifest import encode_manifest
@@ -31,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 async def plan_smollm2(settings: Settings, progress: Progress) -> list[ServicePlan]:
     """Return the model's two services, its weights fetched and its manifests made from the engine itself.
 
-    No evidence is kept and nobody checks it yet, so both are graded unchecked, whatever the kind could allow.
+    Both carry the grade that their kind allows: the node keeps the evidence that it takes.
 
     Raises:
         ConfigError: the weights can't be fetched or proven, or the engine isn't installed.
@@ -52,18 +53,20 @@ async def plan_smollm2(settings: Settings, progress: Progress) -> list[ServicePl
         info = engine.info
     finally:
         await engine.aclose()
-    kinds = installed_services()
-    return [
-        ServicePlan(
-            name=name,
-            kind=kind,
-            manifest=encode_manifest(kinds.find(kind).describe(name, info)),
-            grade=int(Grade.UNCHECKED),
-            price_in=PRICE_IN,
-            price_out=PRICE_OUT,
-        )
-        for name, kind in ((CHAT, "chat"), (EMBEDDINGS, "embeddings"))
-    ]
+    return [_plan(name, kind, info) for name, kind in ((CHAT, "chat"), (EMBEDDINGS, "embeddings"))]
+
+
+def _plan(name: str, kind: str, info: EngineInfo) -> ServicePlan:
+    found = installed_services().find(kind)
+    manifest = found.describe(name, info)
+    return ServicePlan(
+        name=name,
+        kind=kind,
+        manifest=encode_manifest(manifest),
+        grade=int(found(manifest).grade),
+        price_in=PRICE_IN,
+        price_out=PRICE_OUT,
+    )
 
 
 def plan_echo(name: str = "echo") -> ServicePlan:
