@@ -9,7 +9,8 @@ import msgspec
 from tests.llama_world import MODEL, fetch_test_model
 from tests.service_world import body, collect, ignore
 
-from steelyard.engines.llama import LlamaEngine, facts_of
+from steelyard.engines.gguf_model import facts_of
+from steelyard.engines.llama import LlamaEngine
 from steelyard.engines.llama_server import LlamaOptions
 from steelyard.services.embeddings import EmbeddingsService
 from steelyard.services.port import Comparison, Context, Result
