@@ -9,6 +9,8 @@ Law: docs/spec/gateway.md, section 9.
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgspec
 
 from steelyard.link.port import CallRequest
@@ -34,12 +36,13 @@ class CheckStore:
         keep_s: how long. keep_bytes: how much at most; 0 keeps nothing.
     """
 
-    __slots__ = ("_keep_bytes", "_keep_s", "_kept", "_size_bytes")
+    __slots__ = ("_keep_bytes", "_keep_s", "_kept", "_order", "_size_bytes")
 
     def __init__(self, keep_s: float, keep_bytes: int) -> None:
         self._keep_s = keep_s
         self._keep_bytes = keep_bytes
         self._kept: dict[bytes, KeptCall] = {}
+        self._order: deque[bytes] = deque()  # a dict's own first key is found ever more slowly, the more were deleted
         self._size_bytes = 0
 
     def __len__(self) -> int:
@@ -53,6 +56,7 @@ class CheckStore:
     def keep(self, receipt_hash: bytes, request: CallRequest, content: bytes, receipt: Receipt, now_s: float) -> None:
         """Keep a call whose receipt was checked."""
         self._kept[receipt_hash] = KeptCall(request, content, receipt, now_s)
+        self._order.append(receipt_hash)
         self._size_bytes += len(request.body) + len(content) + ENTRY_BYTES
         while self._size_bytes > self._keep_bytes:
             self._drop_oldest()
@@ -64,9 +68,9 @@ class CheckStore:
 
     def expire(self, now_s: float) -> None:
         """Drop what is too old."""
-        while self._kept and now_s - next(iter(self._kept.values())).since_s >= self._keep_s:
+        while self._order and now_s - self._kept[self._order[0]].since_s >= self._keep_s:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        kept = self._kept.pop(next(iter(self._kept)))
+        kept = self._kept.pop(self._order.popleft())
         self._size_bytes -= len(kept.request.body) + len(kept.content) + ENTRY_BYTES
