@@ -179,9 +179,10 @@ class ScriptedNode:
                 return
         content = b"".join(contents)
         cost = call_cost(units_in, units_out, order.price_in, order.price_out)
+        now_ms = time.time_ns() // 1_000_000
         receipt = Receipt(
             order.struct_hash(), 0, content_hash(call.salt, content), ZERO32, units_in, units_out, cost,
-            order.deadline_ms - 1000, time.time_ns() // 1_000_000, int(finish or 0),
+            now_ms, now_ms, int(finish or 0),
         )  # fmt: skip
         receipt = self.spoil_receipt(receipt)
         link.send_done(

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from steelyard.errors import BadMessage, PeerError
-from steelyard.gateway.receipt_check import check_receipt, is_cut, raise_if_unasked_cut
+from steelyard.gateway.receipt_check import check_receipt, check_times, is_cut, raise_if_unasked_cut
 from steelyard.link.port import CallRequest, Failure, Piece
 from steelyard.protocol.messages import Receipt
 
@@ -132,6 +132,7 @@ class Attempt:
             quote = self.job.quote
             units = (quote.max_units_in, quote.max_units_out)
             check_receipt(self.request.order, self.order_hash, units, receipt, self.request.salt, content)
+            check_times(receipt, self.started_ms, self.settlement.clock_ms())
             raise_if_unasked_cut(receipt, self.is_cancelled)
             self.receipt_hash = receipt.struct_hash()
             self.receipt_hex = self.receipt_hash.hex().encode()

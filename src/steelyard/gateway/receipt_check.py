@@ -42,6 +42,20 @@ def check_receipt(
         raise BadMessage(f"the receipt's response hash is not that of the {len(content)} bytes that arrived")
 
 
+def check_times(receipt: Receipt, sent_ms: int, now_ms: int) -> None:
+    """Refuse a receipt whose times lie outside the call: its end says by which secret it may be selected for a check.
+
+    Args:
+        sent_ms, now_ms: Unix milliseconds here, when the order left and when its receipt came.
+    """
+    if not sent_ms - CLOCK_SLACK_MS <= receipt.started_ms <= receipt.finished_ms <= now_ms + CLOCK_SLACK_MS:
+        raise BadMessage(
+            f"the receipt says {receipt.started_ms} to {receipt.finished_ms} ms, the call ran from {sent_ms} to "
+            f"{now_ms}: the provider's clock is off by more than {CLOCK_SLACK_MS} ms",
+            code="clock_off",
+        )
+
+
 def check_terms(order: Order, order_hash: bytes, receipt: Receipt) -> None:
     """Refuse a receipt that does not fit its order's terms; all that can be checked without the content."""
     if receipt.order_hash != order_hash:

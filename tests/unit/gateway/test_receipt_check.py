@@ -6,7 +6,14 @@ import msgspec
 import pytest
 
 from steelyard.errors import BadMessage, BadTotal, PeerError
-from steelyard.gateway.receipt_check import check_entry, check_receipt, is_cut, raise_if_unasked_cut
+from steelyard.gateway.receipt_check import (
+    CLOCK_SLACK_MS,
+    check_entry,
+    check_receipt,
+    check_times,
+    is_cut,
+    raise_if_unasked_cut,
+)
 from steelyard.link.port import LeafEntry
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.messages import FinishReason, Order, Receipt, content_hash, order_tag
@@ -102,3 +109,12 @@ def test_entry_above_its_order_is_refused() -> None:
     dear = msgspec.structs.replace(RECEIPT, units_out=21, cost=52)
     with pytest.raises(BadTotal):
         check_entry(SECRET, ORDER.gateway, ORDER.provider, LeafEntry(ORDER, tag, dear))
+
+
+@pytest.mark.parametrize(("started_ms", "finished_ms"), [(0, 20_000), (10_000, 30_001), (20_000, 19_999), (0, 1)])
+def test_receipt_with_times_outside_its_call_is_refused(started_ms: int, finished_ms: int) -> None:
+    """A provider can't move a call into an epoch whose secrets are known."""
+    receipt = msgspec.structs.replace(RECEIPT, started_ms=started_ms, finished_ms=finished_ms)
+    with pytest.raises(BadMessage, match="clock"):
+        check_times(receipt, 5_001 + CLOCK_SLACK_MS, 25_000)
+    check_times(msgspec.structs.replace(RECEIPT, started_ms=10_001, finished_ms=25_000), 10_001, 25_000)
