@@ -21,6 +21,7 @@ from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
 from steelyard.chain.terms import CourtTerms
 from steelyard.node.chain_view import ContractChain
+from steelyard.node.orders import NodeService
 from steelyard.node.terms import load_terms
 from steelyard.protocol.calls_blob import decode_calls
 from steelyard.protocol.cid import Cid
@@ -78,7 +79,9 @@ async def _open_market(
         market = Market(rpc, deployment, chain)
         await market.prepare(deposit_nano)
         view = ContractChain(rpc, deployment, market.provider, poll_s=0.1)
-        terms = await load_terms(view, PROVIDER_KEY, DOMAIN, build_echo(), EchoService.apis)
+        service = build_echo()
+        offer = await load_terms(view, PROVIDER_KEY, DOMAIN, service.manifest, wallet="me")
+        terms = NodeService(service, EchoService.apis, offer)
         async with open_node_world(folder, view=view, services=[terms], **settings) as world:
             yield market, world
 

@@ -1,7 +1,8 @@
 """Puts a node process together from the settings: key, chain, database, blobs, engines, services.
 
 1. A service is served as the chain registered it: its manifest comes by digest, from the blob store or from here.
-2. A service takes no more calls at once than its engine runs and keeps waiting: the next one is answered ``busy``.
+2. What the chain lacks is told before an engine is opened.
+3. A service takes no more calls at once than its engine runs and keeps waiting: the next one is answered ``busy``.
 """
 
 from __future__ import annotations
@@ -68,19 +69,19 @@ async def open_node_parts(
         services: Mapping[bytes, NodeService] = {}
         if is_serving:
             ordered = await _order_services(chain, blobs, settings.node.services)
+            domain, name = chain.deployment.domain, signer.name
+            offers = [await load_terms(view, signer.key, domain, item.manifest, wallet=name) for item in ordered]
             engines = Engines(settings.node, WeightCache(settings.weights_folder), ordered)
             stack.push_async_callback(engines.aclose)
             services = {}
-            for item in ordered:
+            for item, offer in zip(ordered, offers, strict=True):
                 kind = installed_services().find(item.manifest.kind)
                 engine = await engines.open(item) if kind.needs_engine else None
                 service = kind(item.manifest, engine=engine, options=item.entry.options or None)
                 stack.push_async_callback(service.aclose)
                 await service.prepare(_ignore)
                 bound = engines.max_calls(item) if kind.needs_engine else 0
-                domain = chain.deployment.domain
-                offered = await load_terms(view, signer.key, domain, service, kind.apis, max_calls=bound)
-                services[service_id(item.manifest.name)] = offered
+                services[service_id(item.manifest.name)] = NodeService(service, kind.apis, offer, bound)
         parts = NodeParts(
             key=signer.key,
             domain=chain.deployment.domain,
@@ -109,7 +110,10 @@ async def _order_service(
 ) -> Ordered:
     registered = await chain.registry.fetch_service(service_id(entry.name))
     if registered is None:
-        raise ConfigError(f"the service {entry.name!r} is not registered: see steelyard services list")
+        raise ConfigError(
+            f"the service {entry.name!r} is not registered: steelyard services list shows what is, and "
+            f"steelyard services describe {entry.name} KIND makes the manifest of a new one"
+        )
     return Ordered(entry, await _load_manifest(blobs, registered.manifest, entry.name, registered.kind, installed))
 
 

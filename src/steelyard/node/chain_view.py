@@ -96,9 +96,12 @@ class ContractChain:
         """Return a provider's last offer for a service; a zero manifest says that it was withdrawn."""
         return await self._registry.fetch_offer(provider, service_id)
 
-    async def is_staked(self, provider: bytes) -> bool:
-        """Whether a provider's stake is enough."""
-        return await self._registry.fetch_is_active(provider, Role.PROVIDER)
+    async def fetch_missing_stake(self, provider: bytes) -> int:
+        """Return how much a provider must stake before it may offer anything, in nano; 0 if it may."""
+        if await self._registry.fetch_is_active(provider, Role.PROVIDER):
+            return 0
+        least = await self._registry.fetch_min_stake(Role.PROVIDER)
+        return least - await self._registry.fetch_stake(provider, Role.PROVIDER)
 
     async def redeem(self, vouchers: Sequence[SignedVoucher], blob: bytes) -> Redemption:
         """Redeem vouchers, naming the blob that holds their calls."""

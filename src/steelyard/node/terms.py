@@ -24,8 +24,9 @@ from steelyard.node.orders import NodeService
 from steelyard.protocol.cid import Cid
 from steelyard.protocol.ids import service_id
 from steelyard.protocol.messages import Offer
+from steelyard.protocol.pricing import format_yard
 from steelyard.protocol.signing import Domain, SigningKey
-from steelyard.services.port import Service, encode_manifest, manifest_digest
+from steelyard.services.manifest import Manifest, encode_manifest, manifest_digest
 
 OFFER_LOOK_S = 5.0
 FORMER_MS = 5_000
@@ -35,36 +36,33 @@ _log = structlog.get_logger("steelyard.node")
 
 
 async def load_terms(
-    chain: ContractChain,
-    key: SigningKey,
-    domain: Domain,
-    service: Service,
-    apis: frozenset[str],
-    *,
-    max_calls: int = 0,
-) -> NodeService:
-    """Return a service with the terms that stand on chain for it, signed again for the links.
+    chain: ContractChain, key: SigningKey, domain: Domain, manifest: Manifest, *, wallet: str
+) -> SignedOffer:
+    """Return the terms that stand on chain for a service, signed again for the links.
 
-    `max_calls` is what the service's engine bears at once; zero sets no bound of its own.
+    `manifest` is what this machine would serve; no engine is needed to ask. `wallet` is the key's name, for advice.
 
     Raises:
-        ConfigError: not registered, registered with another manifest, or not offered; says which command mends it.
+        ConfigError: not registered, registered with another manifest, or not offered; says which commands mend it.
         ChainError: the chain is silent.
     """
-    name = service.manifest.name
-    manifest = encode_manifest(service.manifest)
+    name, encoded = manifest.name, encode_manifest(manifest)
     registered, standing = await chain.fetch_terms(key.account, service_id(name))
     if registered is None:
         raise ConfigError(f"the service {name!r} is not registered: run steelyard services register {name}")
-    if registered.manifest != manifest_digest(manifest):
+    if registered.manifest != manifest_digest(encoded):
         raise ConfigError(
             f"the service {name!r} is registered with the manifest {Cid(registered.manifest)}, this machine's weights "
-            f"and engine give {Cid(manifest_digest(manifest))}: they differ, so it can't be served here"
+            f"and engine give {Cid(manifest_digest(encoded))}: they differ, so it can't be served here"
         )
     if standing is None or standing.manifest != registered.manifest:
-        raise ConfigError(f"no offer stands for {name!r}: run steelyard offer set {name} --price-in N --price-out N")
-    signed = sign_standing(standing, name, manifest, key, domain)
-    return NodeService(service, apis, signed, max_calls)
+        offering = f"steelyard offer set {name} --price-in N --price-out N --wallet {wallet}"
+        missing_nano = await chain.fetch_missing_stake(key.account)
+        if missing_nano:
+            staking = f"steelyard stake provider {format_yard(missing_nano)} --wallet {wallet}"
+            raise ConfigError(f"{wallet} doesn't offer {name!r}, and must stake first: run {staking}, then {offering}")
+        raise ConfigError(f"{wallet} doesn't offer {name!r}: run {offering}")
+    return sign_standing(standing, name, encoded, key, domain)
 
 
 def sign_standing(standing: StandingOffer, name: str, manifest: bytes, key: SigningKey, domain: Domain) -> SignedOffer:
