@@ -129,7 +129,7 @@ class BodyReader:
         try:
             return msgspec.convert(kept, self._body_type), extra
         except msgspec.ValidationError as wrong:
-            raise _explain(kept, str(wrong)) from wrong
+            raise _explain(self._body_type, kept, str(wrong)) from wrong
 
 
 def show(value: Any) -> str:
@@ -138,7 +138,7 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def _explain(fields: dict[str, Any], message: str) -> BadRequest:
+def _explain(body_type: type[msgspec.Struct], fields: dict[str, Any], message: str) -> BadRequest:
     """Turn msgspec's message into one that names the field, the value and what was expected."""
     what, _, where = message.partition(" - at `$")
     path = where.rstrip("`").lstrip(".")
@@ -152,11 +152,40 @@ def _explain(fields: dict[str, Any], message: str) -> BadRequest:
             return BadRequest(f"`{name}` {words}", code=code, param=name)
     is_range = bool(re.search(r"[<>]|of length|Invalid enum", what))
     hint = _HINTS.get(re.sub(r"\[\d+\]", "", path), "")
+    expected = f"{what[:1].lower()}{what[1:]}"
+    if re.match(r"Expected `(int|float)` [<>]", what):
+        expected = _describe_range(body_type, path) or expected
     return BadRequest(
-        f"`{path}` is {show(_value_at(fields, path))}: {what[:1].lower()}{what[1:]}{hint}",
+        f"`{path}` is {show(_value_at(fields, path))}: {expected}{hint}",
         code="invalid_value" if is_range else "invalid_type",
         param=path or None,
     )
+
+
+def _describe_range(body_type: type[msgspec.Struct], path: str) -> str:
+    """Return in words the whole range of the numbers that a field takes; "" if it isn't one sort of number."""
+    found: list[msgspec.inspect.Type] = [msgspec.inspect.type_info(body_type)]
+    for step in re.findall(r"\[[^\]]*\]|[^.\[\]]+", path):
+        found = [inner for outer in found for inner in _inside(outer, step)]
+    numbers = [known for known in found if isinstance(known, msgspec.inspect.IntType | msgspec.inspect.FloatType)]
+    if len(numbers) != 1:
+        return ""
+    (number,) = numbers
+    word = "a whole number" if isinstance(number, msgspec.inspect.IntType) else "a number"
+    if number.ge is not None and number.le is not None:
+        return f"expected {word} from {number.ge} to {number.le}"
+    bounds = (("above", number.gt), ("at least", number.ge), ("below", number.lt), ("at most", number.le))
+    return f"expected {word} " + " and ".join(f"{name} {bound}" for name, bound in bounds if bound is not None)
+
+
+def _inside(outer: msgspec.inspect.Type, step: str) -> list[msgspec.inspect.Type]:
+    if isinstance(outer, msgspec.inspect.StructType):
+        inner = [field.type for field in outer.fields if field.encode_name == step]
+    elif isinstance(outer, msgspec.inspect.DictType):
+        inner = [outer.value_type]
+    else:
+        inner = [outer.item_type] if isinstance(outer, msgspec.inspect.ListType) else []
+    return [part for known in inner for part in getattr(known, "types", (known,))]
 
 
 def _value_at(fields: Any, path: str) -> Any:

@@ -102,8 +102,24 @@ def test_refusal_shows_the_value_and_what_is_honoured() -> None:
     """A person who reads the message knows what they sent and what would work."""
     with pytest.raises(BadRequest, match=r"`n` is set to 2.*honours: max_tokens, min_p"):
         read(n=2)
-    with pytest.raises(BadRequest, match=r"`temperature` is 2.5: expected `float` <= 2"):
-        read(temperature=2.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 2.5}, "`temperature` is 2.5: expected a number from 0 to 2"),
+        ({"temperature": -1}, "`temperature` is -1: expected a number from 0 to 2"),
+        ({"top_p": 0}, "`top_p` is 0: expected a number above 0 and at most 1"),
+        ({"max_tokens": 0}, "`max_tokens` is 0: expected a whole number from 1 to 2147483648"),
+        ({"seed": 2**64}, f"`seed` is {2**64}: expected a whole number from {-(2**63)} to {2**63 - 1}"),
+        ({"logit_bias": {"1": 500}}, '`logit_bias[...]` is {"1":500}: expected a number from -100 to 100'),
+    ],
+)
+def test_number_out_of_range_is_told_the_whole_range(fields: dict[str, Any], message: str) -> None:
+    """Nobody has to try both ends."""
+    with pytest.raises(BadRequest) as caught:
+        read(**fields)
+    assert (caught.value.message, caught.value.code) == (message, "invalid_value")
 
 
 @pytest.mark.parametrize(
