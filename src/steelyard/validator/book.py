@@ -1,7 +1,7 @@
 """A validator's book: verdicts in the order in which they were reached, and what they add up to per provider.
 
 1. A verdict is signed when it is reached, and kept with the place in the feed that it came from, in one transaction.
-2. Each verdict that isn't ABSTAIN moves the suspicion of its (provider, service), whatever it says: leaving out what
+2. Each answer that was weighed moves the suspicion of its (provider, service), whatever it says: leaving out what
    looks good, or bad, would spoil the odds.
 3. A breach of a rule, or another result of an exact kind, has no chance under honesty at all; it counts as a fixed,
    large e-value, so that even it takes two gateways to open a challenge.
@@ -42,6 +42,8 @@ from steelyard.verification.eprocess import (
 
 BREACH_LOG_E = math.log(1e12)
 """What a breach counts for: enough at any of the first thousand answers, by the weights of the starts."""
+
+TOO_FEW_TOKENS = "too_few_tokens"
 
 Pair = tuple[bytes, bytes]
 """A provider's account and a service's id."""
@@ -148,12 +150,20 @@ async def open_book(database: Database, key: SigningKey, domain: Domain, now_ms:
 
 
 def bets_of(checked: Checked) -> tuple[float, ...] | None:
-    """Return the bets with which a verdict moves a suspicion, or None for an ABSTAIN."""
-    if checked.judgement.outcome is Outcome.ABSTAIN:
-        return None
+    """Return the bets with which a check moves a suspicion, or None where nothing was weighed.
+
+    Answers too short for a verdict of their own are weighed all the same: many of them are long.
+    """
     if checked.evidence is not None:
         return checked.evidence.log_bets
+    if checked.judgement.outcome is Outcome.ABSTAIN:
+        return None
     return (BREACH_LOG_E if checked.judgement.outcome is Outcome.FAIL else 0.0,) * BETS
+
+
+def was_weighed(row: VerdictRow) -> bool:
+    """Say whether a verdict's answer moved the suspicion, and so belongs into a case's run."""
+    return row.outcome != Outcome.ABSTAIN or row.reason == TOO_FEW_TOKENS
 
 
 def log_e_of(checked: Checked) -> float:

@@ -35,7 +35,7 @@ from steelyard.protocol.signing import Domain
 from steelyard.storage.blobs import BlobStore
 from steelyard.storage.database import Database
 from steelyard.storage.verdicts import VerdictRow, load_vote, save_vote
-from steelyard.validator.book import Book, Pair
+from steelyard.validator.book import Book, Pair, was_weighed
 from steelyard.validator.case_file import MAX_ANSWERS, decode_case, encode_case
 from steelyard.validator.checker import Checkable
 from steelyard.validator.juror import judge_case
@@ -93,7 +93,7 @@ class Clerk:
     async def _challenge(self, pair: Pair) -> None:
         provider, service_id = pair
         standing = await self._court.fetch_standing(CaseKind.CHEAT, provider, service_id)
-        rows = [row for row in await self._book.verdicts_on(pair) if row.outcome != Outcome.ABSTAIN]
+        rows = [row for row in await self._book.verdicts_on(pair) if was_weighed(row)]
         fresh = [row for row in rows if row.created_ms // 1000 >= standing.settled_until_s]
         failed = sum(row.outcome == Outcome.FAIL for row in fresh)
         if standing.open_cases or not failed or self._tried.get(pair) == failed:

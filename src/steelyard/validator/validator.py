@@ -22,7 +22,7 @@ from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import ChainError, PeerError, SteelyardError, Unavailable
 from steelyard.protocol.messages import Outcome
-from steelyard.validator.book import Book
+from steelyard.validator.book import Book, bets_of
 from steelyard.validator.case_file import Material, encode_material
 from steelyard.validator.checker import Checkable, Checked, check_call
 from steelyard.validator.clerk import Clerk
@@ -223,6 +223,6 @@ class Validator:
 
 
 def _material(call: SeenCall, shown: ShownCall | None, checked: Checked) -> bytes | None:
-    if shown is None or checked.judgement.outcome is Outcome.ABSTAIN:
+    if shown is None or bets_of(checked) is None:
         return None
     return encode_material(Material(call.order, call.receipt, call.signed, call.receipts, shown, checked.claimed))
