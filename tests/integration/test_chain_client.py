@@ -19,7 +19,7 @@ from steelyard.chain.directory import Directory
 from steelyard.chain.escrow import EscrowClient, GatewayAccount, LaneTotals, Skip
 from steelyard.chain.indexer import fetch_events
 from steelyard.chain.ledger import LedgerClient, PostedRoot
-from steelyard.chain.parameters import NANO, DeploymentParameters
+from steelyard.chain.parameters import DeploymentParameters
 from steelyard.chain.registry import RegistryClient, Role, Split, Unbonding
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
@@ -31,6 +31,7 @@ from steelyard.protocol.ids import service_id
 from steelyard.protocol.lanes import SignedVoucher
 from steelyard.protocol.merkle import build_proof, merkle_root
 from steelyard.protocol.messages import Lane, Offer, Voucher
+from steelyard.protocol.pricing import NANO_PER_YARD as NANO
 from steelyard.protocol.signing import SigningKey
 
 SPLIT = Split(8_000, 1_000, 500, 500)

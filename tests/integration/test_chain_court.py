@@ -13,7 +13,7 @@ from tests.contracts.court_world import Revealer, draw_panel
 from steelyard.chain.cases import NO_TOPIC, CaseKind, Phase, Ruling, SecretState, vote_commitment
 from steelyard.chain.court import CourtClient
 from steelyard.chain.deployment import Deployment
-from steelyard.chain.parameters import NANO, DeploymentParameters
+from steelyard.chain.parameters import DeploymentParameters
 from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
@@ -21,6 +21,7 @@ from steelyard.chain.terms import CourtTerms
 from steelyard.errors import Reverted
 from steelyard.protocol.hashing import keccak
 from steelyard.protocol.messages import Outcome
+from steelyard.protocol.pricing import NANO_PER_YARD as NANO
 
 EPOCH_S = 1_000
 TERMS = CourtTerms(reveal_s=200, commit_s=200, vote_s=200, appeal_s=200, keep_s=100, evidence_s=100)

@@ -12,13 +12,13 @@ from tests.chains import CHAIN_KINDS, RunningChain, deploy_on, open_chain
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import EscrowClient, GatewayAccount
 from steelyard.chain.indexer import BlockEvents, Cursor, FollowPolicy, Rollback, fetch_events, follow
-from steelyard.chain.parameters import NANO
 from steelyard.chain.records import Log
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
 from steelyard.chain.watch import EscrowWatch
 from steelyard.chain.yard import YardClient
 from steelyard.errors import ChainUnreachable
+from steelyard.protocol.pricing import NANO_PER_YARD as NANO
 
 TO = b"\x77" * 20
 QUICK = FollowPolicy(poll_s=0.02, chunk_blocks=4, regress_patience_s=0.2)

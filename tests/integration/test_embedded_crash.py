@@ -202,7 +202,7 @@ def test_second_process_on_one_database_or_port_is_refused_in_one_line(tmp_path:
         }
         chain.stop()
         expected["has chain id 31415, not 5"] = run_beside("--db", db, "--chain-id", "5")
-        expected["'0x12' is not an account"] = run_beside("--db", db, "--fund", "0x12")
+        expected["'0x12' is no account"] = run_beside("--db", db, "--fund", "0x12")
         for words, ended in expected.items():
             assert ended.returncode == 2, ended
             assert words in ended.stderr

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from steelyard.chain.terms import CourtTerms
 from steelyard.errors import ConfigError
 from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.pricing import NANO_PER_YARD
 
-NANO = 10**9
 ZERO_ADDRESS = b"\x00" * 20
 _MAX_UINT48 = 2**48 - 1
 
@@ -36,9 +36,9 @@ class DeploymentParameters:
     withdraw_delay_s: int = 600
     unbond_delay_s: int = 3600
     epoch_s: int = 60
-    min_stakes_nano: tuple[int, int, int] = (100 * NANO, 100 * NANO, 100 * NANO)
+    min_stakes_nano: tuple[int, int, int] = (100 * NANO_PER_YARD, 100 * NANO_PER_YARD, 100 * NANO_PER_YARD)
     court: CourtTerms = field(default_factory=CourtTerms)
-    initial_supply_nano: int = 1_000_000_000 * NANO
+    initial_supply_nano: int = 1_000_000_000 * NANO_PER_YARD
     treasury: bytes | None = None
     protocol_pot: bytes | None = None
     admin: bytes | None = None

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 from steelyard.errors import ConfigError
+from steelyard.protocol.pricing import NANO_PER_YARD
 
-_NANO = 10**9
 _MAX_SEATS = 64
 _WHOLE_BPS = 10_000
 
@@ -46,10 +46,10 @@ class CourtTerms:
     appeal_quorum: int = 11
     slash_bps: int = 5_000
     fault_bps: int = 10_000
-    bond_nano: int = 10 * _NANO
-    appeal_bond_nano: int = 20 * _NANO
-    demand_bond_nano: int = _NANO
-    fine_nano: int = 5 * _NANO
+    bond_nano: int = 10 * NANO_PER_YARD
+    appeal_bond_nano: int = 20 * NANO_PER_YARD
+    demand_bond_nano: int = NANO_PER_YARD
+    fine_nano: int = 5 * NANO_PER_YARD
 
     def __post_init__(self) -> None:
         widths = {"_s": 48, "_nano": 128, "_bps": 16, "validators": 16, "": 8}

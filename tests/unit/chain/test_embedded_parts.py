@@ -14,7 +14,7 @@ from steelyard.chain.embedded.nodes import NewNodes, NodeCache, ReadNodes
 from steelyard.chain.embedded.queries import load_head, load_header, load_queue
 from steelyard.chain.embedded.receipts import SealedBlock
 from steelyard.chain.embedded.reverts import reverted
-from steelyard.chain.embedded.settings import ChainSettings, parse_account
+from steelyard.chain.embedded.settings import ChainSettings
 from steelyard.chain.embedded.store import Store
 from steelyard.chain.embedded.transactions import decode_transaction
 from steelyard.chain.transaction import Transaction as Unsigned
@@ -55,14 +55,6 @@ def test_settings_out_of_range_name_themselves(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as error:
         ChainSettings(db=Path("chain.sqlite"), **wrong)
     assert error.value.param == next(iter(wrong))
-
-
-def test_parse_account_takes_forty_hex_digits() -> None:
-    """With 0x and any case; nothing shorter, longer or else."""
-    assert parse_account("0x" + "Aa" * 20) == b"\xaa" * 20
-    for text in ("", "0x", "aa" * 20, "0x" + "aa" * 19, "0x" + "aa" * 21, "0x" + "zz" * 20, "0x" + " aa" * 20):
-        with pytest.raises(ConfigError, match="is not an account"):
-            parse_account(text)
 
 
 def test_reverted_reads_standard_words_and_keeps_the_rest() -> None:

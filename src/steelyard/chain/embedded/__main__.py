@@ -23,9 +23,9 @@ from steelyard.chain.embedded.settings import (
     DEFAULT_CHAIN_ID,
     DEFAULT_HEARTBEAT_S,
     ChainSettings,
-    parse_account,
 )
-from steelyard.errors import ConfigError
+from steelyard.errors import BadRequest, ConfigError
+from steelyard.protocol.ids import parse_account
 
 THREAD_SWITCH_S = 0.001  # how long the EVM may keep the interpreter while a request waits
 THREAD_STACK_BYTES = 64 * 1024 * 1024  # of address space: 1,024 nested calls, also where threads get little by default
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = _parse(arguments)
         asyncio.run(_serve(settings))
-    except ConfigError as error:
+    except (BadRequest, ConfigError) as error:
         sys.stderr.write(f"steelyard chain: {error.message}\n")
         return 2
     return 0
@@ -76,7 +76,7 @@ def _parse(arguments: list[str] | None) -> ChainSettings:
         chain_id=given.chain_id,
         heartbeat_s=given.heartbeat_s,
         is_dev_time=given.dev_time,
-        fund=tuple(parse_account(text) for text in given.fund),
+        fund=tuple(parse_account(text, "fund") for text in given.fund),
         is_full_sync=given.full_sync,
         cors_origins=tuple(given.cors or ("*",)),
     )

@@ -59,15 +59,3 @@ class ChainSettings:
         for account in self.fund:
             if len(account) != 20:
                 raise ConfigError(f"0x{account.hex()} is not an account: 20 bytes are needed", param="fund")
-
-
-def parse_account(text: str) -> bytes:
-    """Return the 20 bytes of an account written as 0x and 40 hex digits; raises ConfigError with the text otherwise."""
-    digits = text[2:] if text[:2] in ("0x", "0X") else ""
-    try:
-        account = bytes.fromhex(digits)
-    except ValueError:
-        account = b""
-    if len(account) != 20 or len(digits) != 40:
-        raise ConfigError(f"{text!r} is not an account: write 0x and 40 hex digits", param="fund")
-    return account
