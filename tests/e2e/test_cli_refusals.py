@@ -66,7 +66,7 @@ def test_wallet_without_terminal_or_passphrase_is_refused(tmp_path: Path) -> Non
     [
         (("stake", "provider", "10"), 2, "there is no deployment at"),
         (("audit",), 2, "start a network with steelyard up"),
-        (("chat", "hello"), 2, "or start one with steelyard up"),
+        (("chat", "hello"), 2, "start one with steelyard up"),
         (("node", "run"), 2, "there is no deployment at"),
         (("redeem", "--wallet", "me"), 2, "no node of me ran here"),
         (("models", "pull", "gpt-9"), 1, "no known model is called 'gpt-9'"),

@@ -2,7 +2,8 @@
 
 1. The answer is shown as it arrives; then who made it, what it cost, and its receipt.
 2. A stream that ends without ``[DONE]``, or with an error, is said to be cut; status 1.
-3. Base URL and key: options, else STEELYARD_BASE_URL and STEELYARD_API_KEY, else the network that `steelyard up` runs.
+3. Base URL and key: options, else STEELYARD_BASE_URL and STEELYARD_API_KEY, else the network that `steelyard up` runs;
+   what a killed one left behind is not believed.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import typer
 
 from steelyard.cli.invocation import Invocation, run
 from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next
+from steelyard.cli.running import load_state
 from steelyard.errors import ConfigError, SteelyardError, Unavailable
 
 if TYPE_CHECKING:
     import aiohttp
 
-NETWORK_FILE = "network.json"
 MAX_LINE_BYTES = 4 * 1024 * 1024
 FAREWELLS = frozenset({"/exit", "/quit", "/bye"})
 
@@ -93,18 +94,15 @@ def chat(
 
 def find_endpoint(home: Path, base_url: str | None, api_key: str | None) -> Endpoint:
     """Return where to ask: what was given, else the running network of a home; raises ConfigError if neither is."""
-    running: dict[str, Any] = {}
-    try:
-        running = json.loads((home / NETWORK_FILE).read_text("utf-8"))
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"can't read {home / NETWORK_FILE}: {error}") from None
     if base_url is None:
+        running = load_state(home) or {}
         base_url = running.get("base_url")
         api_key = api_key or running.get("api_key")
     if base_url is None:
-        raise ConfigError("no gateway is named: give --base-url or STEELYARD_BASE_URL, or start one with steelyard up")
+        raise ConfigError(
+            f"no gateway is named and no network runs in {home}: start one with steelyard up, or give --base-url or "
+            "STEELYARD_BASE_URL"
+        )
     if not base_url.startswith(("http://", "https://")):
         raise ConfigError(f"{base_url!r} is no base URL: it looks like http://127.0.0.1:8080/v1")
     return Endpoint(base_url.rstrip("/"), api_key or os.environ.get("OPENAI_API_KEY", ""))
@@ -263,6 +261,6 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> SteelyardError:
     if isinstance(error, ValueError):
         return SteelyardError(f"{endpoint.base_url} doesn't speak OpenAI's API: {error}", code="not_openai")
     return Unavailable(
-        f"can't reach {endpoint.base_url}: {error or type(error).__name__}; is a gateway running there? steelyard up",
+        f"can't reach {endpoint.base_url}: {error or type(error).__name__}; start a gateway there with steelyard up",
         code="gateway_unreachable",
     )

@@ -8,17 +8,21 @@ from pathlib import Path
 import pytest
 
 from steelyard.cli.chatting import Answer, _take, describe, find_endpoint
+from steelyard.cli.running import claim_home
 from steelyard.errors import ConfigError
 
 
 def test_endpoint_is_what_was_given_else_the_running_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option beats the network of the home; neither is a clear refusal."""
+    """An option beats the network of the home; neither, or one that was killed, is a clear refusal."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="steelyard up"):
         find_endpoint(tmp_path, None, None)
     (tmp_path / "network.json").write_text(json.dumps({"base_url": "http://127.0.0.1:1/v1/", "api_key": "sk-up"}))
-    found = find_endpoint(tmp_path, None, None)
+    with claim_home(tmp_path):
+        found = find_endpoint(tmp_path, None, None)
     assert (found.base_url, found.headers) == ("http://127.0.0.1:1/v1", {"Authorization": "Bearer sk-up"})
+    with pytest.raises(ConfigError, match=r"no network runs in .+: start one with steelyard up"):
+        find_endpoint(tmp_path, None, None)  # its supervisor is gone, whatever the file says
     other = find_endpoint(tmp_path, "https://else.example/v1", None)
     assert (other.base_url, other.headers) == ("https://else.example/v1", {})
 
