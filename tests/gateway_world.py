@@ -28,7 +28,7 @@ from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import LaneTotals
 from steelyard.errors import ChainUnreachable
 from steelyard.gateway.assembly import Gateway
-from steelyard.gateway.chain_view import EscrowState, LanePaid, OfferTerms, Position, ServiceTerms
+from steelyard.gateway.chain_view import CourtRecord, EscrowState, LanePaid, OfferTerms, Position, ServiceTerms
 from steelyard.gateway.serve import GatewayParts, Running, open_gateway
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.link.limits import LinkLimits
@@ -86,6 +86,7 @@ class MemoryChain:
     is_silent: bool = False
     active: set[bytes] = field(default_factory=set)
     validators: set[bytes] = field(default_factory=set)
+    court_records: dict[bytes, CourtRecord] = field(default_factory=dict)
     services: dict[bytes, ServiceTerms] = field(default_factory=dict)
     offers: dict[tuple[bytes, bytes], OfferTerms] = field(default_factory=dict)
     lanes: dict[bytes, LaneTotals] = field(default_factory=dict)
@@ -103,6 +104,10 @@ class MemoryChain:
     async def fetch_is_active(self, provider: bytes) -> bool:
         self._check()
         return provider in self.active
+
+    async def fetch_court_record(self, provider: bytes, service_id: bytes) -> CourtRecord:
+        self._check()
+        return self.court_records.get(provider, CourtRecord())
 
     async def fetch_is_validator(self, account: bytes) -> bool:
         self._check()

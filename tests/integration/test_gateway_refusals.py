@@ -11,6 +11,8 @@ import openai
 import pytest
 from tests.gateway_world import MODEL, open_world, provider_key, until
 
+from steelyard.gateway.chain_view import CourtRecord
+
 CHAT = "/chat/completions"
 
 
@@ -158,6 +160,31 @@ def test_seller_that_loses_its_stake_or_offer_gets_no_more_calls(tmp_path: Path)
             world.chain.active.add(provider_key(0).account)
             await until(lambda: world.gateway.catalogue.listings[MODEL].sellers[0].refusal == "")
             await world.ask()
+
+    asyncio.run(story())
+
+
+def test_convicted_seller_gets_no_more_calls_and_a_challenged_one_only_where_it_is_alone(tmp_path: Path) -> None:
+    """What the court has on a provider steers every call; an open case alone refuses no client."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, nodes=2) as world:
+            await world.ask()
+            first, second = (provider_key(index).account for index in range(2))
+            sellers = {seller.link.provider: seller for seller in world.gateway.catalogue.listings[MODEL].sellers}
+            world.chain.court_records[first] = CourtRecord(open_cases=1)
+            await until(lambda: sellers[first].is_challenged)
+            for _ in range(8):
+                _, _, headers = await world.post(CHAT, _chat())
+                assert headers["x-steelyard-provider"] == f"0x{second.hex()}"
+            world.chain.court_records |= {first: CourtRecord(is_convicted=True), second: CourtRecord(open_cases=1)}
+            await until(lambda: sellers[first].refusal == "convicted" and sellers[second].is_challenged)
+            await world.ask()
+            world.chain.court_records[second] = CourtRecord(is_convicted=True)
+            await until(lambda: sellers[second].refusal != "")
+            status, reply, _ = await world.post(CHAT, _chat())
+            assert (status, reply["error"]["code"]) == (503, "no_provider")
+            assert "convicted" in reply["error"]["message"]
 
     asyncio.run(story())
 

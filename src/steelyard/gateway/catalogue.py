@@ -62,6 +62,7 @@ class Seller:
     provider_hex: str
     price_nano: int
     refusal: str = ""
+    is_challenged: bool = False
 
     def why_not(self, now_s: float) -> str:
         """Return why it gets no call now, or an empty string."""
@@ -90,6 +91,8 @@ class Listing:
             only = self.sellers[0]
             return None if only.why_not(now_s) else self._taken(only, now_s)
         well = [seller for seller in self.sellers if seller not in tried and not seller.why_not(now_s)]
+        if len(well) > 1 and any(seller.is_challenged for seller in well):
+            well = [seller for seller in well if not seller.is_challenged] or well
         if len(well) <= 1:
             return self._taken(well[0], now_s) if well else None
         self.table.refresh(tuple(map(id, well)), [Standing(seller.price_nano, seller.record) for seller in well], now_s)

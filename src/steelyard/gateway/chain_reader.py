@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steelyard.chain.cases import CaseKind
+from steelyard.chain.court import CourtClient
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import EscrowClient
 from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
-from steelyard.gateway.chain_view import EscrowState, LanePaid, OfferTerms, Position, ServiceTerms
+from steelyard.gateway.chain_view import CourtRecord, EscrowState, LanePaid, OfferTerms, Position, ServiceTerms
 
 
 class ChainReader:
@@ -21,6 +23,7 @@ class ChainReader:
         self._rpc = rpc
         self._escrow = EscrowClient(rpc, deployment)
         self._registry = RegistryClient(rpc, deployment)
+        self._court = CourtClient(rpc, deployment)
 
     async def fetch_position(self, gateway: bytes, lane_keys: Sequence[bytes]) -> Position:
         """See `chain_view.ChainView`."""
@@ -52,3 +55,8 @@ class ChainReader:
         if offer is None:
             return None
         return OfferTerms(offer.price_in, offer.price_out, offer.grade, offer.manifest, offer.seq)
+
+    async def fetch_court_record(self, provider: bytes, service_id: bytes) -> CourtRecord:
+        """See `chain_view.ChainView`."""
+        standing = await self._court.fetch_standing(CaseKind.CHEAT, provider, service_id)
+        return CourtRecord(standing.open_cases, standing.settled_until_s > 0)

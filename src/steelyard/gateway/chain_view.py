@@ -71,6 +71,14 @@ class OfferTerms:
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class CourtRecord:
+    """What the court has on a provider at a service: cases that are open, and whether one was ever upheld."""
+
+    open_cases: int = 0
+    is_convicted: bool = False
+
+
 class ChainView(Protocol):
     """Read-only; every method may raise ChainError."""
 
@@ -88,3 +96,6 @@ class ChainView(Protocol):
 
     async def fetch_offer(self, provider: bytes, service_id: bytes) -> OfferTerms | None:
         """Return a provider's offer on record, or None if there never was one."""
+
+    async def fetch_court_record(self, provider: bytes, service_id: bytes) -> CourtRecord:
+        """Return what the court has on a provider's answers at a service."""

@@ -1,7 +1,8 @@
 """What has to be looked at again and again: the deposit on chain, the sellers' standing, vouchers, and what expires.
 
 1. The escrow's budget is what was paid on this database's lanes, and what the deposit still covers (chain_view.py).
-2. A seller that lost its stake, or whose offer changed or was withdrawn on chain, gets no call until it is well again.
+2. A seller that lost its stake, or whose offer changed or was withdrawn on chain, gets no call until it is well again;
+   one that the court convicted gets none. While a case is open, calls go to others, as long as there are any.
 3. A silent chain changes nothing for a while: the gateway serves what it has leased, and says so in `/readyz`.
 4. Each beat is a supervisor: an error is logged, counted, and the next beat comes.
 
@@ -103,7 +104,9 @@ class ChainWatch:
         on_record = await self._chain.fetch_offer(offer.provider, offer.service_id)
         if on_record != OfferTerms(offer.price_in, offer.price_out, offer.grade, offer.manifest, offer.seq):
             return "offer_changed"
-        return ""
+        record = await self._chain.fetch_court_record(offer.provider, offer.service_id)
+        seller.is_challenged = record.open_cases > 0
+        return "convicted" if record.is_convicted else ""
 
     async def _set_limit(self, limit_nano: int) -> None:
         if limit_nano != self.sight.limit_nano:

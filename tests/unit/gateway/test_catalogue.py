@@ -12,7 +12,7 @@ import pytest
 
 from steelyard.errors import BadMessage, BadSignature, Forbidden, NotFound, SteelyardError
 from steelyard.gateway.catalogue import Catalogue, seller_headers, seller_stamp
-from steelyard.gateway.chain_view import OfferTerms, Position, ServiceTerms
+from steelyard.gateway.chain_view import CourtRecord, OfferTerms, Position, ServiceTerms
 from steelyard.gateway.pay_lane import PayLane
 from steelyard.gateway.routing import FAILURES_TO_OPEN
 from steelyard.link.port import SignedOffer
@@ -44,6 +44,9 @@ class _Chain:
 
     async def fetch_is_active(self, provider: bytes) -> bool:
         return self.active
+
+    async def fetch_court_record(self, provider: bytes, service_id: bytes) -> CourtRecord:
+        return CourtRecord()
 
     async def fetch_is_validator(self, account: bytes) -> bool:
         return False
@@ -151,6 +154,23 @@ def test_choice_passes_over_the_tried_the_refused_and_the_broken() -> None:
     assert listing.retry_after_s(1.0) < 2.5
     assert listing.choose([sellers[2]], b"", 10.0, 0.5) is sellers[1]
     assert listing.choose([sellers[2]], b"", 10.0, 0.5) is None
+
+
+def test_choice_takes_the_challenged_only_where_nobody_else_is_well() -> None:
+    """An open case costs a provider its calls while others are there, and no client its answer."""
+    catalogue = Catalogue(_Chain(), DOMAIN, _bind)
+    (verified,) = _verify(_sign())
+    sellers = []
+    for number in range(3):
+        link = _Link(bytes([number]) * 20)
+        lane = Lane(b"\x01" * 20, link.provider, OFFER.service_id, number)
+        sellers.append(catalogue.list_seller(link, verified, PayLane(lane.key, LaneState(lane=lane))))  # type: ignore[arg-type]
+    listing = catalogue.listings["echo-1"]
+    sellers[0].is_challenged = True
+    chosen = [listing.choose([], b"", 1.0, luck / 50) for luck in range(50)]
+    assert sellers[0] not in chosen
+    assert {sellers[1], sellers[2]} == set(chosen)
+    assert listing.choose(sellers[1:], b"", 1.0, 0.5) is sellers[0]
 
 
 def test_names_that_look_alike_are_suggested() -> None:
