@@ -33,6 +33,7 @@ class TwinChain:
 
     deposit_nano: int = 100 * NANO_PER_YARD
     withdrawal_nano: int = 0
+    stake_nano: int = 100_000 * NANO_PER_YARD
     is_silent: bool = False
     staked: set[bytes] = field(default_factory=lambda: {GATEWAY_KEY.account})
     totals: dict[bytes, LaneTotals] = field(default_factory=dict)
@@ -66,6 +67,10 @@ class TwinChain:
     async def fetch_offer(self, provider: bytes, service_id: bytes) -> StandingOffer | None:
         self._check()
         return self.offers.get(service_id)
+
+    async def fetch_stake(self, provider: bytes) -> int:
+        self._check()
+        return self.stake_nano
 
     def offer(self, offer: Offer) -> None:
         """Let an offer stand."""

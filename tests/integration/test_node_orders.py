@@ -57,7 +57,8 @@ BAD_ORDERS: dict[str, tuple[str, dict[str, Any]]] = {
         "invalid_request",
         {"body": b'{"model":"echo-1","messages":[{"role":"user","content":"x"}],"logit_bias":{"1":2}}'},
     ),
-    "a cost beyond the window": ("credit_window", {"max_cost": 10**12}),
+    "a cost beyond the window": ("credit_window", {"max_cost": 10**9}),
+    "a cost beyond what the stake allows": ("order_too_large", {"max_cost": 10**12}),
 }
 
 

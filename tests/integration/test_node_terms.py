@@ -15,6 +15,7 @@ from steelyard.errors import ChainUnreachable
 from steelyard.node import terms
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.messages import Offer
+from steelyard.verification.parameters import SHIPPED
 
 
 def _stand(world: NodeWorld, **changes: Any) -> Offer:
@@ -95,5 +96,21 @@ def test_link_that_missed_the_change_is_told_with_the_next_look(tmp_path: Path) 
             world.chain.is_silent = True
             with pytest.raises(ChainUnreachable):
                 await watch.look()
+
+    asyncio.run(story())
+
+
+def test_slashed_stake_lowers_the_orders_that_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest order is the stake over the floor, as of the last look at the chain; one nano more is refused."""
+    monkeypatch.setattr(terms, "OFFER_LOOK_S", 0.05)
+
+    async def story() -> None:
+        async with open_node_world(tmp_path) as world:
+            assert await _answer(world, max_cost=1_000) == ""
+            world.chain.stake_nano = 500 * SHIPPED.stake_floor_orders
+
+            await until(lambda: world.node._terms.largest_nano == 500)
+            assert await _answer(world, max_cost=501) == "order_too_large"
+            assert await _answer(world, max_cost=500) == ""
 
     asyncio.run(story())

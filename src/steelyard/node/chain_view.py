@@ -44,6 +44,10 @@ class NodeChain(Protocol):
         """Return a provider's last offer for a service; a zero manifest says that it was withdrawn."""
         ...
 
+    async def fetch_stake(self, provider: bytes) -> int:
+        """Return a provider's stake that counts now, in nano."""
+        ...
+
     async def wait_change(self) -> None:
         """Return after the next change of anything watched."""
         ...
@@ -95,6 +99,10 @@ class ContractChain:
     async def fetch_offer(self, provider: bytes, service_id: bytes) -> StandingOffer | None:
         """Return a provider's last offer for a service; a zero manifest says that it was withdrawn."""
         return await self._registry.fetch_offer(provider, service_id)
+
+    async def fetch_stake(self, provider: bytes) -> int:
+        """Return a provider's stake that counts now, in nano."""
+        return await self._registry.fetch_stake(provider, Role.PROVIDER)
 
     async def fetch_missing_stake(self, provider: bytes) -> int:
         """Return how much a provider must stake before it may offer anything, in nano; 0 if it may."""

@@ -100,7 +100,8 @@ class Node:
         return len(self._runs)
 
     async def open(self) -> None:
-        """Read the lanes back and watch what the chain paid on them; raises ChainError."""
+        """Read the lanes back, what the chain paid on them, and what the stake allows; raises ChainError."""
+        await self._terms.look_at_stake()
         database, now_ms = self._parts.database, self._parts.now_ms()
         for stored in await load_lanes(database):
             lane = stored.state.lane
@@ -162,6 +163,7 @@ class Node:
             offered=self._services.get(order.service_id),
             now_ms=now_ms,
             max_deadline_ms=now_ms + int(self._parts.settings.max_deadline_s * 1000),
+            largest_nano=self._terms.largest_nano,
         )
         if isinstance(taken, Failure):
             link.send_fail(order.call_id, taken)

@@ -53,12 +53,13 @@ def check_order(
     offered: NodeService | None,
     now_ms: int,
     max_deadline_ms: int,
+    largest_nano: int,
 ) -> Taken | Failure:
     """Return what is needed to run an order, or why it isn't taken.
 
     Args:
         call: untrusted. gateway: the account that the link proved. provider: ours. offered: ours for its service id.
-        now_ms, max_deadline_ms: Unix milliseconds.
+        now_ms, max_deadline_ms: Unix milliseconds. largest_nano: the highest cost of an order that our stake allows.
     """
     order = call.order
     if order.gateway != gateway or order.provider != provider:
@@ -76,6 +77,11 @@ def check_order(
         )
     if order.grade != offer.grade:
         return _bad(f"the order pins grade {order.grade}, the offer's is {offer.grade}")
+    if order.max_cost > largest_nano:
+        return Failure(
+            "order_too_large",
+            f"the order can cost up to {order.max_cost} nano, this provider's stake allows {largest_nano}",
+        )
     if order.deadline_ms + CLOCK_SKEW_MS < now_ms:
         return Failure("deadline", "the order's deadline has passed")
     if order.deadline_ms > max_deadline_ms + CLOCK_SKEW_MS:

@@ -3,7 +3,8 @@
 1. A service is sold on the terms of its standing offer, or not at all.
 2. When an offer changes the gateways are told at once. Orders that were on their way on the former prices are still
    taken for some seconds.
-3. While the chain is silent the last terms stand.
+3. What is staked limits the orders that are taken, as gateways limit those that they send (checking.md, section 10).
+4. While the chain is silent the last terms stand.
 
 Law: docs/spec/node.md, section 1.
 """
@@ -27,6 +28,7 @@ from steelyard.protocol.messages import Offer
 from steelyard.protocol.pricing import format_yard
 from steelyard.protocol.signing import Domain, SigningKey
 from steelyard.services.manifest import Manifest, encode_manifest, manifest_digest
+from steelyard.verification.economics import largest_order_nano
 
 OFFER_LOOK_S = 5.0
 FORMER_MS = 5_000
@@ -80,7 +82,7 @@ def sign_standing(standing: StandingOffer, name: str, manifest: bytes, key: Sign
 
 
 class TermsWatch:
-    """Keeps the services on sale as the chain has them.
+    """Keeps the services on sale as the chain has them, and `largest_nano`, the highest cost of an order.
 
     Args:
         on_sale: by service id; services whose offer is withdrawn are taken out, and put back when one stands again.
@@ -105,6 +107,7 @@ class TermsWatch:
         self._known = dict(on_sale)
         self._seqs = {service: offered.signed_offer.offer.seq for service, offered in on_sale.items()}
         self._is_told_again = True
+        self.largest_nano = 0
 
     async def run(self) -> None:
         """Look every few seconds until cancelled."""
@@ -117,12 +120,20 @@ class TermsWatch:
 
     async def look(self) -> None:
         """Take over what changed, and tell the links; raises ChainError."""
+        await self.look_at_stake()
         standing = {service: await self._chain.fetch_offer(self._key.account, service) for service in self._known}
         is_changed = [self._take_over(service, offer) for service, offer in standing.items()]
         if any(is_changed) or not self._is_told_again:
             # twice: a link that came up meanwhile may have been told the former offers
             self._is_told_again = not any(is_changed)
             self._tell()
+
+    async def look_at_stake(self) -> None:
+        """Take over what the stake allows; raises ChainError."""
+        largest = largest_order_nano(await self._chain.fetch_stake(self._key.account))
+        if largest != self.largest_nano:
+            _log.info("largest_order_changed", nano=largest)
+            self.largest_nano = largest
 
     def _take_over(self, service: bytes, standing: StandingOffer | None) -> bool:
         if standing is None or standing.seq <= self._seqs[service]:
