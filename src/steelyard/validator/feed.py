@@ -3,7 +3,9 @@
 1. Every batch is checked as its provider's before anything is drawn from it; a gateway that shows another thing is
    passed over from there on, and the reason told.
 2. A call's place in its lane follows from the batches before it, so a gateway can't shift who is a newcomer.
-3. How far a feed was read is kept with the verdicts, so that a restart neither repeats nor skips a call.
+3. A lane is taken up where the feed begins with it (a gateway's first batches may be older than its feed); from there
+   on no batch may be missing. Calls that a gateway lost in a crash can't be drawn; the chain's blobs have them.
+4. How far a feed was read is kept with the verdicts, so that a restart neither repeats nor skips a call.
 
 Law: docs/spec/validator.md, section 2.
 """
@@ -95,8 +97,8 @@ class GatewayFeed:
         gateway, batch = self.client.account, shown.signed.batch
         hashes = tuple(check_batch(shown, gateway, self._domain))
         key = batch.lane.key
-        last = lanes.get(key) or LanePlace()
-        if (batch.seq, batch.prev_head) != (last.seq + 1, last.head):
+        last = lanes.get(key, LanePlace())
+        if key in lanes and (batch.seq, batch.prev_head) != (last.seq + 1, last.head):
             raise BadTotal(
                 f"gateway 0x{gateway.hex()} shows batch {batch.seq} of a lane that was read up to {last.seq}: one is "
                 "left out, or the lane has two histories"

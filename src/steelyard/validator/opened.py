@@ -21,7 +21,8 @@ from steelyard.validator.gateway_client import ShownBatch, ShownCall
 
 
 def check_batch(shown: ShownBatch, gateway: bytes, domain: Domain) -> list[bytes]:
-    """Return the receipts' hashes of a batch that its provider signed, in the order of its leaves.
+    """Return the receipts' hashes of a batch that its provider signed, in the order of its leaves; none where the
+    gateway lost a call of it.
 
     Args:
         shown: untrusted. gateway: whose feed it came from.
@@ -39,7 +40,7 @@ def check_batch(shown: ShownBatch, gateway: bytes, domain: Domain) -> list[bytes
         if receipt.cost != call_cost(receipt.units_in, receipt.units_out, order.price_in, order.price_out):
             raise BadTotal(f"the receipt costs {receipt.cost} nano, which isn't the formula's")
         hashes.append(receipt.struct_hash())
-    if batch.count != len(hashes) or merkle_root(hashes) != batch.receipts_root:
+    if hashes and (batch.count != len(hashes) or merkle_root(hashes) != batch.receipts_root):
         raise BadTotal(f"the batch's root is not that of its {len(hashes)} receipts")
     require_signer(domain.digest(batch.struct_hash()), shown.signed.signature, batch.provider, "batch")
     return hashes
