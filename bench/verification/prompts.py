@@ -2,14 +2,18 @@
 
 1. `REQUESTS` is fixed: a recording names a request by its index, and anyone who records anew asks the same.
 2. Every prompt meets several settings of the sampler as the list goes round.
+3. The first 480 are mostly like users'. The rest, `LOTTERY`, is what a calibration must see much of to bound anything
+   (`docs/spec/checking.md`, section 4): nearly all gibberish, each prompt new, most of it hot.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 from dataclasses import dataclass
 
 from steelyard.protocol.sampler import SamplerParams
+from steelyard.validator.measuring import write_gibberish
 
 CHAT = (
     "Write a short story about a lighthouse keeper who finds a message in a bottle.",
@@ -110,6 +114,21 @@ SETTINGS = (
     SamplerParams(1.0, 1.0, 40),
     SamplerParams(2.0, 0.9, 20),
 )
+HOT = (
+    SamplerParams(2.0, 1.0, 0),
+    SamplerParams(1.5, 1.0, 0),
+    SamplerParams(2.0, 0.95, 0),
+    SamplerParams(2.0, 0.9, 20),
+    SamplerParams(1.2, 1.0, 40),
+)
+COOL = (
+    SamplerParams(0.0, 1.0, 0),
+    SamplerParams(1.0, 1.0, 0),
+    SamplerParams(0.7, 1.0, 0),
+    SamplerParams(1.0, 0.95, 0),
+    SamplerParams(0.7, 0.9, 40),
+)
+LOTTERY = range(480, 960)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +150,25 @@ def _build() -> tuple[Asked, ...]:
         sort, prompts = sorts[index % len(sorts)]
         prompt = prompts[used[sort] % len(prompts)]
         used[sort] += 1
-        seed = int.from_bytes(hashlib.sha256(b"recording" + index.to_bytes(4, "big")).digest()[:8], "big")
-        asked.append(Asked(index, sort, prompt, SETTINGS[(index * 5 + index // len(sorts)) % len(SETTINGS)], seed))
+        sampling = SETTINGS[(index * 5 + index // len(sorts)) % len(SETTINGS)]
+        asked.append(Asked(index, sort, prompt, sampling, _seed(index)))
     return tuple(asked)
 
 
-REQUESTS = _build()
+def _build_lottery() -> tuple[Asked, ...]:
+    """Of each run of 8: four gibberish and hot, three gibberish and cool, one like users' and hot."""
+    nonsense, asked = write_gibberish(random.Random(480)), []
+    for index in LOTTERY:
+        turn, place = divmod(index - LOTTERY.start, 8)
+        sort = "chat" if place == 7 else "gibberish"
+        prompt = CHAT[turn % len(CHAT)] if sort == "chat" else next(nonsense)
+        settings = COOL if place in (1, 3, 5) else HOT
+        asked.append(Asked(index, sort, prompt, settings[(turn + place) % len(settings)], _seed(index)))
+    return tuple(asked)
+
+
+def _seed(index: int) -> int:
+    return int.from_bytes(hashlib.sha256(b"recording" + index.to_bytes(4, "big")).digest()[:8], "big")
+
+
+REQUESTS = _build() + _build_lottery()

@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from prompts import REQUESTS, Asked
+from prompts import LOTTERY, REQUESTS, Asked
 from recordings import ENTROPY_STEPS, FORMAT, LEAD_STEPS, MARGIN_STEPS, RECORDINGS
 from weights import ROOT, VARIANTS, make_variant
 
@@ -45,9 +45,10 @@ FLOOR = 0xFFFF
 CONTEXT = 1024
 
 
-# name: weights, engine, options, how many requests
-PROVIDERS: dict[str, tuple[str, str, dict[str, int], int]] = {
+# name: weights, engine, options, how many requests (or which)
+PROVIDERS: dict[str, tuple[str, str, dict[str, int], int | range]] = {
     "llama": ("real", "llama", {"slots": 1}, 128),
+    "llama-lottery": ("real", "llama", {"slots": 1}, LOTTERY[:256]),
     "llama-2-threads": ("real", "llama", {"slots": 1, "threads": 2}, 32),
     "llama-3-slots": ("real", "llama", {"slots": 3}, 48),
     "llama-batch-256": ("real", "llama", {"slots": 1, "batch_tokens": 256}, 48),
@@ -62,6 +63,7 @@ VALIDATORS: dict[str, tuple[str, dict[str, int]]] = {
 }
 PAIRS = (
     ("llama", "llama"), ("llama", "torch"), ("llama", "llama-batch-256"),
+    ("llama-lottery", "torch"), ("llama-lottery", "llama"), ("llama-lottery", "llama-batch-256"),
     ("llama-2-threads", "llama"), ("llama-2-threads", "torch"),
     ("llama-3-slots", "llama"), ("llama-3-slots", "torch"),
     ("llama-batch-256", "llama"), ("llama-batch-256", "torch"),
@@ -132,13 +134,14 @@ def steps_of(found: Candidates, token_id: int) -> int:
 async def record_run(name: str, real: Path) -> list[dict[str, Any]]:
     """Return a provider's answers; those that are not kept yet are made now."""
     path = RUNS / f"{name}.json"
-    weights, kind, options, count = PROVIDERS[name]
+    weights, kind, options, wanted = PROVIDERS[name]
+    span = range(wanted) if isinstance(wanted, int) else wanted
     answers: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    if len(answers) >= count:
+    if len(answers) >= len(span):
         return answers
     started = time.monotonic()
     async with opened(kind, real if weights == "real" else make_variant(weights, real), options) as engine:
-        for group in grouped(REQUESTS[len(answers) : count], options.get("slots", 1)):
+        for group in grouped([REQUESTS[index] for index in span[len(answers) :]], options.get("slots", 1)):
             answers += await asyncio.gather(*(make_answer(engine, asked) for asked in group))
     path.write_text(json.dumps(answers))
     tell(f"run {name}: {sum(len(answer['tokens']) for answer in answers)} tokens", started)
