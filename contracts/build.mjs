@@ -23,6 +23,7 @@ const DEPLOYED = {
   Escrow: "src/Escrow.sol",
   Ledger: "src/Ledger.sol",
   Court: "src/Court.sol",
+  Rewards: "src/Rewards.sol",
 };
 
 const settings = {

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.contracts.gas_court import measure_court
+from tests.contracts.gas_rewards import measure_rewards
 from tests.contracts.test_yard import sign
 from tests.contracts.world import (
     GATEWAY,
@@ -67,6 +68,7 @@ def measure(world: World) -> Table:
         measure_escrow,
         measure_redemptions,
         measure_court,
+        measure_rewards,
     ):
         world.reset()
         table |= part(world)

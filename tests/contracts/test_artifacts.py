@@ -25,6 +25,7 @@ PARTS: dict[ContractName, tuple[str, ...]] = {
     "Escrow": ("Escrow", "Deposits", "Domain"),
     "Ledger": ("Ledger",),
     "Court": ("Court", "Cases", "Panels", "Secrets", "Sanctions", "Domain"),
+    "Rewards": ("Rewards",),
 }
 OURS = list(PARTS)
 MAX_CODE_BYTES = 24_576  # EIP-170
