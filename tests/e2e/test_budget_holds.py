@@ -85,7 +85,7 @@ def test_hundred_parallel_requests_never_exceed_a_budget_of_fifty(tmp_path: Path
 @pytest.mark.timeout(180)
 def test_one_pool_promised_to_many_providers_leaves_the_rest_owed(tmp_path: Path) -> None:
     """Two gateways of one account spend one pool twice: providers stop at their windows, what can't be paid is owed."""
-    funds = Funds(wallet=10_000, gateway_stake=200, provider_stake=200, deposit=1_500)
+    funds = Funds(wallet=50_000_000, gateway_stake=200, provider_stake=20_000_000, deposit=1_500)
     parameters = DeploymentParameters(min_stakes_nano=(100, 100, 100))
     node = {"redeem_after_s": 600.0, "credit_base_nano": 1_200, "credit_max_nano": 1_200, "redeem_value_nano": 10**12}
 

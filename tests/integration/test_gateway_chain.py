@@ -52,6 +52,7 @@ async def _story(chain: RunningChain) -> None:
         await registry.set_offer(mine, offer, signature)
         await escrow.deposit(mine, gateway.account, NANO_PER_YARD)
         assert await reader.fetch_is_active(provider.account)
+        assert await reader.fetch_stake(provider.account) == minimum
         assert await reader.fetch_offer(provider.account, ident) == OfferTerms(10, 20, 4, MANIFEST, 1)
         service = await reader.fetch_service(ident)
         assert service is not None

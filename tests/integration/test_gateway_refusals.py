@@ -12,6 +12,7 @@ import pytest
 from tests.gateway_world import MODEL, open_world, provider_key, until
 
 from steelyard.gateway.chain_view import CourtRecord
+from steelyard.verification.parameters import SHIPPED
 
 CHAT = "/chat/completions"
 
@@ -185,6 +186,31 @@ def test_convicted_seller_gets_no_more_calls_and_a_challenged_one_only_where_it_
             status, reply, _ = await world.post(CHAT, _chat())
             assert (status, reply["error"]["code"]) == (503, "no_provider")
             assert "convicted" in reply["error"]["message"]
+
+    asyncio.run(story())
+
+
+def test_order_above_what_stakes_allow_goes_to_who_staked_more_or_is_400(tmp_path: Path) -> None:
+    """The larger stake gets the larger orders; what nobody's stake covers is refused with both numbers, unsent."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, nodes=2) as world:
+            small, large = (provider_key(index).account for index in range(2))
+            sellers = {seller.link.provider: seller for seller in world.gateway.catalogue.listings[MODEL].sellers}
+            world.chain.stakes = {small: 20 * SHIPPED.stake_floor_orders, large: 1_000 * SHIPPED.stake_floor_orders}
+            await until(lambda: (sellers[small].largest_nano, sellers[large].largest_nano) == (20, 1_000))
+            for _ in range(8):
+                _, _, headers = await world.post(CHAT, _chat(messages=[{"role": "user", "content": "x" * 100}]))
+                assert headers["x-steelyard-provider"] == f"0x{large.hex()}"
+            calls = [len(node.requests) for node in world.nodes]
+            status, reply, _ = await world.post(CHAT, _chat(messages=[{"role": "user", "content": "x" * 2_000}]))
+            assert (status, reply["error"]["code"]) == (400, "order_too_large")
+            assert "up to 1000 nano" in reply["error"]["message"]
+            assert [len(node.requests) for node in world.nodes] == calls
+            world.nodes[1].failure, world.nodes[1].failures_left = _failure("busy"), -1
+            status, reply, _ = await world.post(CHAT, _chat(messages=[{"role": "user", "content": "x" * 100}]))
+            assert (status, reply["error"]["code"]) == (503, "no_provider")
+            assert f"0x{small.hex()}: order_too_large (its stake allows 20 nano)" in reply["error"]["message"]
 
     asyncio.run(story())
 

@@ -30,6 +30,7 @@ from steelyard.protocol.messages import Grade, Offer
 from steelyard.protocol.signing import Domain, require_signer
 from steelyard.services.manifest import Manifest, decode_manifest, manifest_digest
 from steelyard.services.port import Service
+from steelyard.verification.economics import largest_order_nano
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
@@ -45,11 +46,15 @@ class VerifiedOffer:
     manifest: Manifest
     terms: ServiceTerms
     service: Service
+    largest_nano: int
 
 
 @dataclass(slots=True, eq=False)
 class Seller:
-    """A linked provider at one service, with the bytes that are the same in all its answers."""
+    """A linked provider at one service, with the bytes that are the same in all its answers.
+
+    `largest_nano` is the highest cost of an order that its stake allows, kept true by watch.py.
+    """
 
     name: str
     link: ProviderLink
@@ -61,6 +66,7 @@ class Seller:
     stamp: bytes
     provider_hex: str
     price_nano: int
+    largest_nano: int
     refusal: str = ""
     is_challenged: bool = False
 
@@ -149,14 +155,15 @@ class Catalogue:
                 f"0x{provider.hex()} has no active stake as a provider: stake with `steelyard stake provider` first",
                 code="not_staked",
             )
-        verified = [await self._verify(provider, signed) for signed in offers]
+        largest = largest_order_nano(await self._chain.fetch_stake(provider))
+        verified = [await self._verify(provider, signed, largest) for signed in offers]
         if not verified:
             raise Forbidden(
                 f"0x{provider.hex()} offers nothing: post an offer with `steelyard offer set`", code="no_offer"
             )
         return verified
 
-    async def _verify(self, provider: bytes, signed: SignedOffer) -> VerifiedOffer:
+    async def _verify(self, provider: bytes, signed: SignedOffer, largest_nano: int) -> VerifiedOffer:
         offer = signed.offer
         offer.check_fields()
         if offer.provider != provider:
@@ -201,7 +208,7 @@ class Catalogue:
                 f"{grade_name(service.grade)} at most: post it again with `steelyard offer set`",
                 code="grade_too_high",
             )
-        return VerifiedOffer(offer, manifest, terms, service)
+        return VerifiedOffer(offer, manifest, terms, service, largest_nano)
 
     def list_seller(self, link: ProviderLink, verified: VerifiedOffer, lane: PayLane) -> Seller:
         """Put a provider's verified offer on sale over its link."""
@@ -226,6 +233,7 @@ class Catalogue:
             stamp=seller_stamp(headers),
             provider_hex="0x" + link.provider.hex(),
             price_nano=offer.price_in + offer.price_out,
+            largest_nano=verified.largest_nano,
         )
         listing.sellers.append(seller)
         return seller

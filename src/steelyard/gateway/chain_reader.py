@@ -40,6 +40,10 @@ class ChainReader:
         """See `chain_view.ChainView`."""
         return await self._registry.fetch_is_active(provider, Role.PROVIDER)
 
+    async def fetch_stake(self, provider: bytes) -> int:
+        """See `chain_view.ChainView`."""
+        return await self._registry.fetch_stake(provider, Role.PROVIDER)
+
     async def fetch_is_validator(self, account: bytes) -> bool:
         """See `chain_view.ChainView`."""
         return await self._registry.fetch_is_active(account, Role.VALIDATOR)

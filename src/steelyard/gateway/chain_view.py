@@ -88,6 +88,9 @@ class ChainView(Protocol):
     async def fetch_is_active(self, provider: bytes) -> bool:
         """Say whether an account is an active, staked provider."""
 
+    async def fetch_stake(self, provider: bytes) -> int:
+        """Return a provider's stake that counts now, in nano."""
+
     async def fetch_is_validator(self, account: bytes) -> bool:
         """Say whether an account is an active, staked validator."""
 

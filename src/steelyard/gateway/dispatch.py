@@ -2,7 +2,8 @@
 
 1. The highest cost is reserved on the key's budget and on the escrow's before anything is sent; both or neither.
 2. Price and grade of the order are the verified offer's. Bodies and prompts go to the chosen provider and nowhere else.
-3. A dearer provider that the budget can't bear is passed over for a cheaper one before anything is refused.
+3. A dearer provider that the budget can't bear is passed over for a cheaper one before anything is refused; one whose
+   stake is too small for the order's highest cost is never asked.
 4. No elliptic-curve work here: the order is bound by its tag.
 
 Law: docs/spec/gateway.md, section 4; docs/spec/money.md, section 2.
@@ -100,7 +101,7 @@ class Dispatcher:
         if seller is None:
             return None
         max_cost = self._max_cost(job, seller)
-        if self._reserve_now(job, max_cost):
+        if max_cost <= seller.largest_nano and self._reserve_now(job, max_cost):
             return self._send(job, seller, max_cost, job.started_s)
         seller.record.is_trying = False
         return None
@@ -109,15 +110,20 @@ class Dispatcher:
         """Send a job to the provider that should have it, and return the attempt.
 
         Raises:
+            BadRequest: it costs more than any provider's stake allows.
             PaymentRequired: the key's budget or the escrow can't bear it.
             Unavailable: nobody can serve it now; says why, per provider.
         """
         clock = self._settlement.clock
-        for _ in range(2 + len(job.listing.sellers)):
+        for _ in range(2 + 2 * len(job.listing.sellers)):
             seller = self._choose(job, clock())
             if seller is None:
                 raise self._nobody(job)
             max_cost = self._max_cost(job, seller)
+            if max_cost > seller.largest_nano:
+                seller.record.is_trying = False
+                job.tried.append(seller)
+                continue
             if self._reserve_now(job, max_cost):
                 return self._send(job, seller, max_cost, clock())
             # Leasing takes a moment, in which providers come and go: choose again with the money in hand.
@@ -131,7 +137,10 @@ class Dispatcher:
             cheaper = [
                 other
                 for other in job.listing.sellers
-                if other not in job.tried and not other.why_not(clock()) and self._max_cost(job, other) < max_cost
+                if other not in job.tried
+                and not other.why_not(clock())
+                and self._max_cost(job, other) < max_cost
+                and self._max_cost(job, other) <= other.largest_nano
             ]
             if not cheaper:
                 raise refusal
@@ -218,9 +227,21 @@ class Dispatcher:
             )
         return None
 
-    def _nobody(self, job: Job) -> Unavailable:
+    def _nobody(self, job: Job) -> Refusal:
         now_s = self._settlement.clock()
         seen = dict(job.failures)
+        sellers = job.listing.sellers
+        too_large = [seller for seller in sellers if self._max_cost(job, seller) > seller.largest_nano]
+        if too_large and len(too_large) == len(sellers):
+            most = max(too_large, key=lambda seller: seller.largest_nano)
+            return BadRequest(
+                f"this request can cost up to {self._max_cost(job, most)} nano, and what is staked for "
+                f"{job.listing.name!r} allows orders up to {most.largest_nano} nano: lower max_tokens or shorten the "
+                "prompt; its providers can take more after `steelyard stake provider`",
+                code="order_too_large",
+            )
+        for seller in too_large:
+            seen[seller.link.provider] = f"order_too_large (its stake allows {seller.largest_nano} nano)"
         reasons = [
             f"{format_hex(provider)}: {seen.get(provider, reason)}" for provider, reason in job.listing.reasons(now_s)
         ]

@@ -30,7 +30,7 @@ WARM_SLACK_CALLS = 4
 """How many calls busier than the idlest a warm provider may be before a conversation leaves it."""
 
 RESTING_CODES = frozenset({"busy", "credit_window"})
-BLAMELESS_CODES = frozenset({"invalid_request", "cancelled", "lane_lost"})
+BLAMELESS_CODES = frozenset({"invalid_request", "cancelled", "lane_lost", "order_too_large"})
 """Failures that say nothing about the provider: the request itself was at fault, or a new lane mends it."""
 
 _SHARE_AGE_S = 0.1

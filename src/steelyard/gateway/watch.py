@@ -24,6 +24,7 @@ from steelyard.gateway.crashes import describe_crash
 from steelyard.storage.budgets import set_limit
 from steelyard.storage.database import Database
 from steelyard.storage.lanes import load_lanes
+from steelyard.verification.economics import largest_order_nano
 
 _log = structlog.get_logger("steelyard.gateway")
 
@@ -101,6 +102,7 @@ class ChainWatch:
         offer = seller.offer
         if not await self._chain.fetch_is_active(offer.provider):
             return "stake_inactive"
+        seller.largest_nano = largest_order_nano(await self._chain.fetch_stake(offer.provider))
         on_record = await self._chain.fetch_offer(offer.provider, offer.service_id)
         if on_record != OfferTerms(offer.price_in, offer.price_out, offer.grade, offer.manifest, offer.seq):
             return "offer_changed"

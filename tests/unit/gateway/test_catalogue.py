@@ -45,6 +45,9 @@ class _Chain:
     async def fetch_is_active(self, provider: bytes) -> bool:
         return self.active
 
+    async def fetch_stake(self, provider: bytes) -> int:
+        return 10**15
+
     async def fetch_court_record(self, provider: bytes, service_id: bytes) -> CourtRecord:
         return CourtRecord()
 
