@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -16,7 +17,7 @@ from steelyard.cli.settings import NodeSection, ServiceEntry
 from steelyard.engines.gguf_model import ModelFacts, facts_of
 from steelyard.engines.llama import WAITING_PER_SLOT, LlamaEngine
 from steelyard.engines.llama_server import LlamaOptions
-from steelyard.engines.port import Engine, EngineInfo
+from steelyard.engines.port import Engine, EngineInfo, StepEngine
 from steelyard.engines.transformers_engine import TransformersEngine, TransformersOptions
 from steelyard.engines.transformers_model import ENGINE as TORCH
 from steelyard.engines.upstream import UpstreamEngine
@@ -104,16 +105,31 @@ class Engines:
             sha256=weights.sha256 if weights else "",
             size_bytes=weights.size_bytes if weights else 0,
         )
-        known = [model for model in KNOWN_MODELS.values() if model.sha256 == fetched.sha256]
-        facts = facts_of(known[0]) if known else ModelFacts(weights_url=url, weights_sha256=fetched.sha256)
-        context = self._contexts.get(source) or section.engine_context_tokens or DEFAULT_CONTEXT_TOKENS
-        if manifest.engine == TORCH:
-            torch_options = TransformersOptions(
-                slots=section.engine_slots, threads=section.engine_threads, context_tokens=context
-            )
-            return TransformersEngine(fetched.path, facts=facts, options=torch_options)
-        options = LlamaOptions(slots=section.engine_slots, threads=section.engine_threads, context_tokens=context)
-        return LlamaEngine(fetched.path, facts=facts, options=options)
+        return build_engine(
+            manifest.engine,
+            fetched.path,
+            find_facts(url, fetched.sha256),
+            slots=section.engine_slots,
+            threads=section.engine_threads,
+            context_tokens=self._contexts.get(source) or section.engine_context_tokens or DEFAULT_CONTEXT_TOKENS,
+        )
+
+
+def find_facts(url: str, sha256: str) -> ModelFacts:
+    """Return what is known of a weight file beside itself: the catalogue's facts by its hash, else where it is from."""
+    known = [model for model in KNOWN_MODELS.values() if model.sha256 == sha256]
+    return facts_of(known[0]) if known else ModelFacts(weights_url=url, weights_sha256=sha256)
+
+
+def build_engine(
+    name: str, path: Path, facts: ModelFacts, *, slots: int, threads: int, context_tokens: int
+) -> StepEngine:
+    """Return the engine that a manifest names, over a proven weight file; nothing is loaded yet."""
+    if name == TORCH:
+        torch_options = TransformersOptions(slots=slots, threads=threads, context_tokens=context_tokens)
+        return TransformersEngine(path, facts=facts, options=torch_options)
+    options = LlamaOptions(slots=slots, threads=threads, context_tokens=context_tokens)
+    return LlamaEngine(path, facts=facts, options=options)
 
 
 def _source(item: Ordered) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steelyard.cli import describing
 from steelyard.cli.invocation import Invocation, parse_amount, run
 from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next, print_table
 from steelyard.errors import BadRequest, ConfigError, NotFound
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     services = typer.Typer(help="What is registered on chain.", no_args_is_help=True)
     services.command("list", epilog=example("steelyard services list", "steelyard services list --json"))(show_all)
+    describing.register(services)
     services.command(
         "register",
         epilog=example(
@@ -78,7 +80,7 @@ def show_all(
         return
     if not services:
         print_line("no service is registered" + (f" of kind {kind}" if kind else ""))
-        print_next("steelyard services register NAME KIND --manifest FILE")
+        print_next("steelyard services describe NAME KIND --weights URL --out FILE")
         return
     rows = [row for service in services for row in _service_rows(directory, service)]
     print_table(["service", "kind", "provider", "in>", "out>", "grade"], rows)
@@ -89,7 +91,7 @@ def register_service(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="1 to 64 of a-z 0-9 - . _ : /; it is the model's name for clients.")],
     kind: Annotated[str, typer.Argument(help="What sort of work, like chat, embeddings or echo.")],
-    manifest: Annotated[Path, typer.Option("--manifest", help="The manifest, a JSON file: docs/spec/services.md.")],
+    manifest: Annotated[Path, typer.Option("--manifest", help="The manifest: a file that services describe made.")],
     split: Annotated[
         str, typer.Option("--split", help="Basis points of provider, builder, data pot, protocol; 10000 in all.")
     ] = "9700,0,0,300",
@@ -164,7 +166,7 @@ async def _register(
         decoded = decode_manifest(manifest.read_bytes())
     except OSError as error:
         raise ConfigError(
-            f"can't read the manifest {manifest}: {error.strerror}; docs/spec/services.md says what stands in it"
+            f"can't read the manifest {manifest}: {error.strerror}; steelyard services describe {name} {kind} makes one"
         ) from None
     if (decoded.name, decoded.kind) != (name, kind):
         raise BadRequest(f"{manifest} is of {decoded.name} ({decoded.kind}), not of {name} ({kind})", param="manifest")

@@ -10,7 +10,8 @@ from steelyard.cli.invocation import Invocation, run
 from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next, print_table
 
 if TYPE_CHECKING:
-    from steelyard.weights.fetch import FetchedWeights
+    from steelyard.cli.settings import Settings
+    from steelyard.weights.fetch import FetchedWeights, Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -69,24 +70,35 @@ def show_all(context: typer.Context, is_json: JsonFlag = False) -> None:
         print_next(f"steelyard models pull {missing[0]}")
 
 
-async def _pull(invocation: Invocation, model: str, sha256: str, *, is_quiet: bool) -> FetchedWeights:
-    from rich.console import Console
+async def fetch_model(settings: Settings, model: str, sha256: str, progress: Progress) -> tuple[str, FetchedWeights]:
+    """Return the URL and the proven weight file of a model's known name or URL, which must hash to `sha256` if given.
 
-    from steelyard.cli.progress import Steps
+    Raises:
+        ConfigError: can't be fetched, or isn't what it should be. NotFound: no such name.
+    """
     from steelyard.weights.cache import WeightCache
     from steelyard.weights.catalogue import find_model
     from steelyard.weights.fetch import fetch_weights
 
-    cache = WeightCache(invocation.settings.weights_folder)
+    cache = WeightCache(settings.weights_folder)
+    if ":" in model:
+        return model, await fetch_weights(model, cache, progress, sha256=sha256)
+    known = find_model(model)
+    fetched = await fetch_weights(
+        known.url,
+        cache,
+        progress,
+        sha256=sha256 or known.sha256,
+        size_bytes=known.size_bytes,
+        download_bytes=known.download_bytes,
+    )
+    return known.url, fetched
+
+
+async def _pull(invocation: Invocation, model: str, sha256: str, *, is_quiet: bool) -> FetchedWeights:
+    from rich.console import Console
+
+    from steelyard.cli.progress import Steps
+
     with Steps(is_shown=not is_quiet, console=Console(stderr=True, highlight=False)) as steps:
-        if ":" in model:
-            return await fetch_weights(model, cache, steps.progress, sha256=sha256.lower())
-        known = find_model(model)
-        return await fetch_weights(
-            known.url,
-            cache,
-            steps.progress,
-            sha256=sha256.lower() or known.sha256,
-            size_bytes=known.size_bytes,
-            download_bytes=known.download_bytes,
-        )
+        return (await fetch_model(invocation.settings, model, sha256.lower(), steps.progress))[1]

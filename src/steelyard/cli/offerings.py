@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from steelyard.cli.engine_wiring import build_engine, find_facts
 from steelyard.cli.genesis import ServicePlan
+from steelyard.cli.model_files import fetch_model
 from steelyard.cli.settings import Settings
-from steelyard.engines.gguf_model import facts_of
-from steelyard.engines.llama import LlamaEngine
-from steelyard.engines.llama_server import LlamaOptions
+from steelyard.engines.llama import ENGINE
 from steelyard.engines.port import EngineInfo
 from steelyard.protocol.messages import Grade
 from steelyard.services.discovery import installed_services
 from steelyard.services.manifest import encode_manifest
-from steelyard.weights.cache import WeightCache
-from steelyard.weights.catalogue import find_model
-from steelyard.weights.fetch import fetch_weights
 
 MODEL = "smollm2-135m"
 CHAT = "smollm2-135m-instruct"
@@ -37,17 +34,9 @@ async def plan_smollm2(settings: Settings, progress: Progress) -> list[ServicePl
     Raises:
         ConfigError: the weights can't be fetched or proven, or the engine isn't installed.
     """
-    model = find_model(MODEL)
-    fetched = await fetch_weights(
-        model.url,
-        WeightCache(settings.weights_folder),
-        progress,
-        sha256=model.sha256,
-        size_bytes=model.size_bytes,
-        download_bytes=model.download_bytes,
-    )
-    options = LlamaOptions(slots=1, threads=1, context_tokens=CONTEXT_TOKENS)
-    engine = LlamaEngine(fetched.path, facts=facts_of(model), options=options)
+    url, fetched = await fetch_model(settings, MODEL, "", progress)
+    facts = find_facts(url, fetched.sha256)
+    engine = build_engine(ENGINE, fetched.path, facts, slots=1, threads=1, context_tokens=CONTEXT_TOKENS)
     try:
         await engine.prepare(progress)
         info = engine.info
