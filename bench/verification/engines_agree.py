@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from opening import opened
 from prompts import CHAT, GIBBERISH, LONG
-from record import opened
 
 from steelyard.engines.port import Candidates, StepEngine
 from steelyard.errors import BadRequest, Unavailable

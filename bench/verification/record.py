@@ -19,30 +19,25 @@ import json
 import math
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from opening import opened
 from prompts import LOTTERY, REQUESTS, Asked
 from recordings import ENTROPY_STEPS, FORMAT, LEAD_STEPS, MARGIN_STEPS, RECORDINGS
 from weights import ROOT, VARIANTS, make_variant
 
-from steelyard.engines.gguf_model import facts_of
-from steelyard.engines.llama import LlamaEngine
-from steelyard.engines.llama_server import LlamaOptions
 from steelyard.engines.port import Candidates, StepEngine
-from steelyard.engines.transformers_engine import TransformersEngine, TransformersOptions
 from steelyard.protocol.sampler import judge, sample
 from steelyard.services.chat.evidence import STEPS_PER_NAT, entropy
-from steelyard.weights.catalogue import KNOWN_MODELS
 
 RUNS = ROOT / ".steelyard" / "bench-runs"
 MAX_TOKENS = 96
 FLOOR = 0xFFFF
-CONTEXT = 1024
 
 
 # name: weights, engine, options, how many requests (or which)
@@ -70,22 +65,6 @@ PAIRS = (
     ("torch", "llama"), ("torch", "torch"),
     *((name, validator) for name in VARIANTS for validator in ("llama", "torch")),
 )  # fmt: skip
-
-
-@asynccontextmanager
-async def opened(engine: str, path: Path, options: dict[str, int]) -> AsyncIterator[StepEngine]:
-    """Open an engine on a weight file."""
-    facts = facts_of(KNOWN_MODELS["smollm2-135m"])
-    made: Any
-    if engine == "llama":
-        made = LlamaEngine(path, facts=facts, options=LlamaOptions(context_tokens=CONTEXT, **options))
-    else:
-        made = TransformersEngine(path, facts=facts, options=TransformersOptions(context_tokens=CONTEXT))
-    await made.prepare(lambda *_: None)
-    try:
-        yield made
-    finally:
-        await made.aclose()
 
 
 class Desk:
