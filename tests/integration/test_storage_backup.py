@@ -34,6 +34,7 @@ from steelyard.storage.events import PeerEvent, record_event
 from steelyard.storage.migrations import MIGRATIONS, Migration
 from steelyard.storage.operations import Operation
 from steelyard.storage.schema import METADATA, migrations_applied
+from steelyard.storage.waiting import WaitingRow
 from steelyard.storage.writer import open_writer
 
 
@@ -66,7 +67,8 @@ async def fill(database: Database, call_count: int = 10) -> None:
         b"m",
         1,
     )
-    await verdicts.save_read(database, b"g" * 20, b"feed", [verdict], [(b"p" * 20, b"s" * 32, b"state")])
+    waits = WaitingRow(b"w" * 32, 3, b"call")
+    await verdicts.save_read(database, b"g" * 20, b"feed", [verdict], [(b"p" * 20, b"s" * 32, b"state")], [waits])
     await verdicts.save_secret(database, 3, b"secret")
     await verdicts.save_vote(database, 1, 3, 1, b"salt")
     writer = await open_writer(database, on_failure=fail, on_crash=fail)

@@ -35,6 +35,14 @@ async def load_evidence(database: Database, receipt_hash: bytes, gateway: bytes,
     return None if found is None else bytes(found)
 
 
+async def find_evidence(database: Database, receipt_hash: bytes) -> bytes | None:
+    """Return the evidence of a receipt whoever's it is, as long as it is there: for a demand on chain."""
+    query = select(node_evidence.c.evidence).where(node_evidence.c.receipt_hash == receipt_hash)
+    async with database.read() as connection:
+        found = (await connection.execute(query)).scalar()
+    return None if found is None else bytes(found)
+
+
 async def forget_evidence(database: Database, *, now_ms: int) -> int:
     """Forget what was kept long enough, in small transactions; return how many."""
     old = select(node_evidence.c.receipt_hash).where(node_evidence.c.until_ms <= now_ms).limit(_AT_ONCE)

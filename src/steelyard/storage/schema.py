@@ -83,6 +83,9 @@ validator_verdicts = _table(
 )
 validator_suspicions = _table("validator_suspicions", "provider blob, service_id blob, state blob")
 validator_votes = _table("validator_votes", "case_id int, epoch int, vote int, salt blob")
+validator_waiting = _table(
+    "validator_waiting", "receipt_hash blob, epoch int, content blob, step int, due_s int, block int"
+)
 
 # ---- both
 redemptions = _table(

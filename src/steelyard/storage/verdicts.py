@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steelyard.storage.database import Database
 from steelyard.storage.schema import (
@@ -22,7 +23,9 @@ from steelyard.storage.schema import (
     validator_suspicions,
     validator_verdicts,
     validator_votes,
+    validator_waiting,
 )
+from steelyard.storage.waiting import WaitingRow, add_waiting, end_waiting
 
 
 class VerdictRow(msgspec.Struct, frozen=True):
@@ -66,20 +69,37 @@ async def save_read(
     feed_state: bytes,
     verdicts: Iterable[VerdictRow],
     suspicions: Iterable[tuple[bytes, bytes, bytes]],
+    waiting: Iterable[WaitingRow] = (),
 ) -> None:
     """Write what a read of a gateway's feed came to; `suspicions` are (provider, service id, state)."""
     async with database.begin() as connection:
         await connection.execute(delete(validator_feeds).where(validator_feeds.c.gateway == gateway))
         await connection.execute(insert(validator_feeds).values(gateway=gateway, state=feed_state))
-        rows = [msgspec.structs.asdict(row) for row in verdicts]
-        if rows:
-            await connection.execute(insert(validator_verdicts), rows)
-        for provider, service_id, state in suspicions:
-            where = (validator_suspicions.c.provider == provider, validator_suspicions.c.service_id == service_id)
-            await connection.execute(delete(validator_suspicions).where(*where))
-            await connection.execute(
-                insert(validator_suspicions).values(provider=provider, service_id=service_id, state=state)
-            )
+        await _add_verdicts(connection, verdicts, suspicions)
+        await add_waiting(connection, waiting)
+
+
+async def save_waited(
+    database: Database, verdict: VerdictRow, suspicions: Iterable[tuple[bytes, bytes, bytes]]
+) -> None:
+    """Write the verdict on a call whose check waited for evidence, and let it wait no more."""
+    async with database.begin() as connection:
+        await _add_verdicts(connection, [verdict], suspicions)
+        await end_waiting(connection, verdict.receipt_hash)
+
+
+async def _add_verdicts(
+    connection: AsyncConnection, verdicts: Iterable[VerdictRow], suspicions: Iterable[tuple[bytes, bytes, bytes]]
+) -> None:
+    rows = [msgspec.structs.asdict(row) for row in verdicts]
+    if rows:
+        await connection.execute(insert(validator_verdicts), rows)
+    for provider, service_id, state in suspicions:
+        where = (validator_suspicions.c.provider == provider, validator_suspicions.c.service_id == service_id)
+        await connection.execute(delete(validator_suspicions).where(*where))
+        await connection.execute(
+            insert(validator_suspicions).values(provider=provider, service_id=service_id, state=state)
+        )
 
 
 async def load_feed(database: Database, gateway: bytes) -> bytes | None:
@@ -124,10 +144,13 @@ async def load_verdicts(
 
 
 async def known_receipts(database: Database, receipts: Sequence[bytes]) -> set[bytes]:
-    """Return those of the receipts on which there is a verdict."""
-    query = select(validator_verdicts.c.receipt_hash).where(validator_verdicts.c.receipt_hash.in_(receipts))
+    """Return those of the receipts on which there is a verdict, or a check that waits for evidence."""
     async with database.read() as connection:
-        return set((await connection.execute(query)).scalars())
+        known: set[bytes] = set()
+        for table in (validator_verdicts, validator_waiting):
+            query = select(table.c.receipt_hash).where(table.c.receipt_hash.in_(receipts))
+            known |= set((await connection.execute(query)).scalars())
+        return known
 
 
 async def forget_material(database: Database, before_ms: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from steelyard.storage.migrations import m0001_first, m0002_append, m0003_checks, m0004_validator
+from steelyard.storage.migrations import m0001_first, m0002_append, m0003_checks, m0004_validator, m0005_waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,4 +34,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(2, "append", m0002_append.STATEMENTS),
     Migration(3, "checks", m0003_checks.STATEMENTS),
     Migration(4, "validator", m0004_validator.STATEMENTS),
+    Migration(5, "waiting", m0005_waiting.STATEMENTS),
 )
