@@ -29,8 +29,10 @@ from steelyard.services.manifest import Manifest, decode_manifest
 from steelyard.storage.blobs import BlobStore, FolderBlobs
 from steelyard.storage.claims import claim_process
 from steelyard.storage.database import open_database
+from steelyard.validator.backroom import Backroom
 from steelyard.validator.book import open_book
 from steelyard.validator.calibrations import Calibrations
+from steelyard.validator.challenges import Challenges
 from steelyard.validator.checker import Checkable
 from steelyard.validator.clerk import Clerk
 from steelyard.validator.epochs import Epochs
@@ -175,17 +177,19 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             database, blobs, court, ledger, signer.sender, domain, ahead=section.secrets_ahead, reveal_s=terms.reveal_s
         )
         await epochs.open()
+        backroom = Backroom()
+        stack.push_async_callback(backroom.aclose)
+        challenges = Challenges(book, blobs, court, chain.escrow, signer.sender, domain, checkables.find, backroom)
         clerk = Clerk(
-            book,
             database,
             blobs,
             court,
-            chain.escrow,
             signer.sender,
             domain,
             terms,
             checkables.find,
-            is_challenging=section.is_challenging,
+            challenges if section.is_challenging else None,
+            backroom,
         )
 
         async def validators() -> list[bytes]:

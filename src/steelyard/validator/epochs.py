@@ -63,6 +63,7 @@ class Epochs:
         self._ahead = ahead
         self._reveal_s = reveal_s
         self._secrets: dict[int, SecretRow] = {}
+        self._late: set[int] = set()
 
     async def open(self) -> None:
         """Read the secrets back."""
@@ -110,8 +111,12 @@ class Epochs:
         [known] = await self._court.fetch_secrets([self._sender.account], row.epoch)
         if known.state is SecretState.COMMITTED:
             if now_s < (row.epoch + 1) * self._court.epoch_s + self._reveal_s:
-                await self._court.reveal_secret(self._sender, row.epoch, row.secret)
-            else:
+                try:
+                    await self._court.reveal_secret(self._sender, row.epoch, row.secret)
+                except Reverted as error:  # the time for it ran out meanwhile
+                    _log.error("secret_not_revealed", epoch=row.epoch, reason=error.message)
+            elif row.epoch not in self._late:
+                self._late.add(row.epoch)
                 _log.error("secret_not_revealed_in_time", epoch=row.epoch)
         if not is_settled:
             return

@@ -72,6 +72,10 @@ class _EpochView:
     standings: Mapping[Pair, Standing]
 
 
+class _NotBegun(Exception):
+    """A call's epoch has not begun by the chain's clock, which goes after the calls': nobody knows its stakes yet."""
+
+
 class Validator:
     """Runs until cancelled."""
 
@@ -144,7 +148,10 @@ class Validator:
         book = self._parts.book
         found: list[tuple[SeenCall, str, int, Checked, bytes | None]] = []
         for call in await book.unjudged(calls):
-            selected_by = await self._select(call)
+            try:
+                selected_by = await self._select(call)
+            except _NotBegun:
+                return 0
             if selected_by:
                 async with self._turns:
                     checked, shown = await self._check(feed, call)
@@ -190,6 +197,9 @@ class Validator:
             return None
         await self._parts.record.refresh()
         registry, begin_s = self._parts.registry, epoch * self._parts.epochs.epoch_s
+        block = await self._parts.rpc.block("latest")
+        if block is None or block.timestamp_s < begin_s:
+            raise _NotBegun
         least = await registry.fetch_min_stake(Role.VALIDATOR)
         stakes = {}
         for account in await self._parts.validators():
