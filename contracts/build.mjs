@@ -23,6 +23,7 @@ const DEPLOYED = {
   Escrow: "src/Escrow.sol",
   Ledger: "src/Ledger.sol",
   Court: "src/Court.sol",
+  Proofs: "src/Proofs.sol",
   Rewards: "src/Rewards.sol",
 };
 

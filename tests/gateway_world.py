@@ -53,6 +53,7 @@ DEPLOYMENT = Deployment(
     escrow=b"\x04" * 20,
     ledger=b"\x06" * 20,
     court=b"\x07" * 20,
+    proofs=b"\x08" * 20,
     block=0,
     epoch_s=60,
     withdraw_delay_s=60,

@@ -146,7 +146,7 @@ abstract contract Cases is Panels {
         (c.topic, c.evidence) = (topic, evidence);
         emit CaseOpened(caseId, accused, msg.sender, kind, topic, evidence, c.since, c.epoch, claims);
         _hold(accused, _role(kind));
-        _takeBond(bytes32(caseId), _terms.bond);
+        _takeBond(bytes32(caseId), msg.sender, _terms.bond);
     }
 
     /// @notice Anyone: seats the panel once its epoch is tallied, or, where too few validators revealed, lets the case wait.
@@ -189,7 +189,7 @@ abstract contract Cases is Panels {
         if (block.timestamp >= c.appealUntil) revert TooLate(c.appealUntil);
         (c.phase, c.isAppealed, c.draws, c.epoch) = (Phase.Drawing, true, 0, epochAt(block.timestamp));
         emit CaseAppealed(caseId, c.epoch);
-        _takeBond(bytes32(caseId), _terms.appealBond);
+        _takeBond(bytes32(caseId), msg.sender, _terms.appealBond);
     }
 
     /// @notice Anyone: a case.

@@ -9,7 +9,7 @@ import {Secrets} from "./Secrets.sol";
 /// @dev Seat `i` belongs to whom the ticket `uint256(keccak256(abi.encode(seed, i))) % eligible` falls on, over the
 /// cumulative weights in the order of commitment, `seed = keccak256(abi.encode(caseId, mix))`. The drawer names the
 /// members and the contract checks each against its ticket, so a draw costs the same however many validators there are.
-/// Law: docs/spec/contracts.md; vectors: tests/vectors/panel.json.
+/// Law: docs/spec/contracts.md; twin: steelyard.verification.panel.
 abstract contract Panels is Secrets {
     /// @notice What a juror says; the numbers are those of a Verdict's outcome.
     enum Vote {

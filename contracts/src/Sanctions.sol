@@ -157,7 +157,6 @@ abstract contract Sanctions is Domain, ReentrancyGuardTransient {
         address informer
     ) internal {
         uint256 taken = (atStake(account, role) * bps) / WHOLE_BPS;
-        if (taken == 0) return;
         uint256 toHarmed = _compensate(matter, account, role, harms, (taken * HARMED_BPS) / WHOLE_BPS);
         uint256 toInformer = (taken * INFORMER_BPS) / WHOLE_BPS;
         if (toInformer != 0) registry.slash(account, role, toInformer, informer);
@@ -176,9 +175,9 @@ abstract contract Sanctions is Domain, ReentrancyGuardTransient {
         return paid - _compensated[lane];
     }
 
-    function _takeBond(bytes32 matter, uint256 amount) internal {
-        emit BondPosted(matter, msg.sender, amount);
-        yard.safeTransferFrom(msg.sender, address(this), amount);
+    function _takeBond(bytes32 matter, address payer, uint256 amount) internal {
+        emit BondPosted(matter, payer, amount);
+        yard.safeTransferFrom(payer, address(this), amount);
     }
 
     function _releaseBond(bytes32 matter, address to, uint256 amount) internal {

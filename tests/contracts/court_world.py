@@ -7,21 +7,21 @@
     court.resolve(case_id)
 
 1. Validators are the actors `validator 0`, `validator 1`, …; each commits to a secret per epoch, made of its name.
-2. Time moves only where a step needs it to; the draw is reckoned by `draw_panel`, from the contract's own page.
+2. Time moves only where a step needs it to; the draw is reckoned by the contract's twin in Python.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from eth_abi import encode
 from tests.contracts.contract import Receipt
 from tests.contracts.world import EPOCH_S, PROVIDER, TERMS, VALIDATOR, YARD, World
 
-from steelyard.protocol.hashing import ZERO32, keccak, word
+from steelyard.protocol.hashing import ZERO32, keccak
+from steelyard.verification.panel import Revealer, draw_panel
 
 CHEAT, LAZY, WRONG_ROOT = 0, 1, 2
 NONE, DRAWING, VOTING, CONVICTED, CLOSED = range(5)
@@ -45,39 +45,6 @@ CASE_FIELDS = (
     "topic",
     "evidence",
 )
-
-
-@dataclass(frozen=True)
-class Revealer:
-    """A validator as the draw sees it, in the order of commitment."""
-
-    account: bytes
-    stake: int
-    secret: bytes
-
-
-def mix_of(revealers: Iterable[Revealer]) -> bytes:
-    """Return what all secrets come to."""
-    mix = ZERO32
-    for revealer in revealers:
-        mix = keccak(mix + revealer.secret)
-    return mix
-
-
-def draw_panel(case_id: int, revealers: Sequence[Revealer], barred: Iterable[bytes], size: int) -> list[bytes]:
-    """Return who sits where, as docs/spec/contracts.md says it."""
-    seed = keccak(word(case_id) + mix_of(revealers))
-    eligible = [revealer for revealer in revealers if revealer.account not in set(barred)]
-    total = sum(revealer.stake for revealer in eligible)
-    members: list[bytes] = []
-    for seat in range(size if total else 0):
-        ticket = int.from_bytes(keccak(seed + word(seat)), "big") % total
-        for revealer in eligible:
-            if ticket < revealer.stake:
-                members.append(revealer.account)
-                break
-            ticket -= revealer.stake
-    return members
 
 
 def vote_commitment(case_id: int, epoch: int, juror: bytes, vote: int, salt: bytes) -> bytes:
@@ -196,7 +163,7 @@ class CourtRoom:
         for name in self.validators:
             value, weight, _, state = self.contract.call("secretOf", self.world.account(name), epoch)
             if state == 2 and weight:
-                found.append(Revealer(self.world.account(name), weight, value))
+                found.append(Revealer(self.world.account(name), value, weight))
         return found
 
     def state(self, name: str, epoch: int) -> int:
@@ -208,7 +175,7 @@ class CourtRoom:
         case = self.case(case_id)
         size = TERMS.appeal_size if case["is_appealed"] else TERMS.panel_size
         revealers = self.revealers(case["epoch"])
-        return draw_panel(case_id, revealers, (case["accused"], case["challenger"]), size)
+        return draw_panel(case_id, revealers, size, barred=(case["accused"], case["challenger"]))
 
     def draw(self, case_id: int, *, silent: Iterable[str] = ()) -> Receipt:
         """Wait for a case's epoch, reveal, tally and seat its panel."""

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.contracts.gas_court import measure_court
+from tests.contracts.gas_court import measure_court, measure_proofs
 from tests.contracts.gas_rewards import measure_rewards
 from tests.contracts.test_yard import sign
 from tests.contracts.world import (
@@ -68,6 +68,7 @@ def measure(world: World) -> Table:
         measure_escrow,
         measure_redemptions,
         measure_court,
+        measure_proofs,
         measure_rewards,
     ):
         world.reset()

@@ -25,6 +25,7 @@ PARTS: dict[ContractName, tuple[str, ...]] = {
     "Escrow": ("Escrow", "Deposits", "Domain"),
     "Ledger": ("Ledger",),
     "Court": ("Court", "Cases", "Panels", "Secrets", "Sanctions", "Domain"),
+    "Proofs": ("Proofs", "Demands", "Faults", "Domain"),
     "Rewards": ("Rewards",),
 }
 OURS = list(PARTS)

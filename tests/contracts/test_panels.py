@@ -15,11 +15,11 @@ from tests.contracts.court_world import (
     PASS,
     VOTING,
     CourtRoom,
-    draw_panel,
 )
 from tests.contracts.world import EPOCH_S, TERMS, VALIDATOR, World
 
 from steelyard.protocol.hashing import ZERO32, keccak, word
+from steelyard.verification.panel import draw_panel
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_draw_of_tickets_is_told_and_seats_all(room: CourtRoom) -> None:
     case_id = room.open()
     epoch = room.case(case_id)["epoch"]
     revealers = room.finish_epoch(epoch)
-    members = draw_panel(case_id, revealers, (), 7)
+    members = draw_panel(case_id, revealers, 7)
     told = room.seat(case_id, members).only("PanelDrawn")
     now = room.world.evm.now()
     mix = room.contract.call("roundOf", epoch)[3]

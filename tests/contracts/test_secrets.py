@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.contracts.court_world import STAKE, CourtRoom, mix_of
+from tests.contracts.court_world import STAKE, CourtRoom
 from tests.contracts.world import EPOCH_S, MIN_STAKES, TERMS, VALIDATOR, YARD, World
 
 from steelyard.protocol.hashing import ZERO32, keccak
+from steelyard.verification.panel import mix_secrets
 
 REVEALED, FINED = 2, 3
 
@@ -109,12 +110,12 @@ def test_tally_in_parts_equals_tally_at_once(room: CourtRoom) -> None:
     assert not room.contract.send("tally", epoch, 0, sender=anyone).events
     told = room.contract.send("tally", epoch, 3, sender=anyone).only("RoundTallied")
     revealers = room.revealers(epoch)
-    total, mix = sum(revealer.stake for revealer in revealers), mix_of(revealers)
+    total, mix = sum(revealer.weight for revealer in revealers), mix_secrets(revealers)
     assert told == {"epoch": epoch, "seated": 5, "total": total, "mix": mix}
     assert room.contract.call("roundOf", epoch) == (total, 5, 5, mix)
     assert room.contract.call("committedFor", epoch) == tuple(revealer.account for revealer in revealers)
     ends = [room.contract.call("secretOf", revealer.account, epoch)[2] for revealer in revealers]
-    assert ends == [sum(revealer.stake for revealer in revealers[: n + 1]) for n in range(5)]
+    assert ends == [sum(revealer.weight for revealer in revealers[: n + 1]) for n in range(5)]
     assert not room.contract.send("tally", epoch, 9, sender=anyone).events, "it is told once"
 
 

@@ -1,4 +1,4 @@
-"""A whole deployment under test: the six contracts, their roles, and who acts in it.
+"""A whole deployment under test: the seven contracts, their roles, and who acts in it.
 
     def test_deposit_by_stranger_counts_for_gateway(world: World) -> None:
         gateway = world.actor("gateway")
@@ -85,6 +85,7 @@ class World:
         self.escrow = self.create("Escrow", *parts, WITHDRAW_DELAY_S, self.protocol_pot)
         self.ledger = self.create("Ledger", EPOCH_S)
         self.court = self.create("Court", self.escrow.address, self.ledger.address, SALT, TERMS.as_tuple())
+        self.proofs = self.adopt("Proofs", self.court.call("proofs"))
         self._hand_out_roles()
         self._fresh = evm.snapshot()
 
@@ -99,6 +100,12 @@ class World:
         created = self.evm.send(self.admin, None, code).created
         assert created is not None
         contract = Contract(self.evm, interface, created, self._contracts)
+        self._contracts.append(contract)
+        return contract
+
+    def adopt(self, name: ContractName, address: bytes) -> Contract:
+        """Return a contract that another one made."""
+        contract = Contract(self.evm, Interface(load_artifact(name)), address, self._contracts)
         self._contracts.append(contract)
         return contract
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pytest
 from tests.chains import CHAIN_KINDS, RunningChain, deploy_on, open_chain
-from tests.contracts.court_world import Revealer, draw_panel
 
 from steelyard.chain.cases import NO_TOPIC, CaseKind, Phase, Ruling, SecretState, vote_commitment
 from steelyard.chain.court import CourtClient
@@ -22,6 +21,7 @@ from steelyard.errors import Reverted
 from steelyard.protocol.hashing import keccak
 from steelyard.protocol.messages import Outcome
 from steelyard.protocol.pricing import NANO_PER_YARD as NANO
+from steelyard.verification.panel import Revealer, draw_panel
 
 EPOCH_S = 1_000
 TERMS = CourtTerms(reveal_s=200, commit_s=200, vote_s=200, appeal_s=200, keep_s=100, evidence_s=100)
@@ -89,11 +89,11 @@ class Room:
         secrets = await self.court.fetch_secrets(tally.committed, case.epoch)
         assert {secret.state for secret in secrets} == {SecretState.REVEALED}
         revealers = [
-            Revealer(account, secret.weight_nano, secret.value)
+            Revealer(account, secret.value, secret.weight_nano)
             for account, secret in zip(tally.committed, secrets, strict=True)
         ]
         size = TERMS.appeal_size if case.is_appealed else TERMS.panel_size
-        members = draw_panel(case_id, revealers, (case.accused, case.challenger), size)
+        members = draw_panel(case_id, revealers, size, barred=(case.accused, case.challenger))
         await self.court.draw(self.challenger, case_id, members)
 
     async def vote(self, case_id: int, vote: Outcome) -> None:

@@ -9,7 +9,7 @@
 | ``keystore.py`` | V3 key files, passphrases, marked development keys |
 | ``abi.py``, ``contract.py``, ``reverts.py`` | calls, events and errors by the ABIs in ``artifacts/`` |
 | ``yard.py``, ``registry.py``, ``escrow.py``, ``ledger.py``, ``court.py`` | one typed client per contract |
-| ``cases.py`` | what the court answers |
+| ``cases.py``, ``proofs.py`` | what the court answers; what it needs no panel for |
 | ``parameters.py``, ``terms.py``, ``deployment.py`` | what a deployment is made of, where it stands |
 | ``deploy.py``, ``journal.py`` | how it is made, and made on after a crash |
 | ``indexer.py``, ``directory.py``, ``watch.py`` | events as blocks settle; who takes part; accounts and lanes |

@@ -1,6 +1,7 @@
-"""Making a deployment: six contracts, their roles, the first supply; and checking one that somebody else made.
+"""Making a deployment: seven contracts, their roles, the first supply; and checking one that somebody else made.
 
-1. Order: AccessManager, Yard, Registry, Escrow, Ledger, Court; roles in one transaction; supply; handover to `admin`.
+1. Order: AccessManager, Yard, Registry, Escrow, Ledger, Court (which makes Proofs); roles in one transaction; supply;
+   handover to `admin`.
 2. A journal file, where given, lets a deployment that was killed half way go on instead of beginning anew.
 3. No role reaches a deposit. Roles: 1 minter (Yard.mint), 2 slasher (Registry.lock, slash: the Court
    alone), 3 drawer (Registry.drawStake: the Escrow alone); all else that is restricted stays with the admin role 0.
@@ -59,6 +60,7 @@ async def deploy(
     escrow = await work.create("Escrow", yard, registry, manager, salt, parameters.withdraw_delay_s, pot)
     ledger = await work.create("Ledger", parameters.epoch_s)
     court = await work.create("Court", escrow, ledger, salt, parameters.court.as_tuple())
+    proofs = (await Contract(sender.rpc, "Court", court).read("proofs"))[0]
     await work.wire(manager, yard, {SLASHER: (registry, court), DRAWER: (registry, escrow)})
     chain_id = await sender.rpc.chain_id()
     deployment = Deployment(
@@ -70,6 +72,7 @@ async def deploy(
         escrow=escrow,
         ledger=ledger,
         court=court,
+        proofs=proofs,
         block=work.journal.block,
         epoch_s=parameters.epoch_s,
         withdraw_delay_s=parameters.withdraw_delay_s,
@@ -97,6 +100,7 @@ async def verify_deployment(rpc: ChainRpc, deployment: Deployment) -> None:
         "Escrow": deployment.escrow,
         "Ledger": deployment.ledger,
         "Court": deployment.court,
+        "Proofs": deployment.proofs,
     }
     codes = await rpc.batch_all([("eth_getCode", [format_hex(a), "latest"]) for a in addresses.values()])
     for (name, address), code in zip(addresses.items(), codes, strict=True):
@@ -124,6 +128,7 @@ async def _verify_links(rpc: ChainRpc, deployment: Deployment) -> None:
         "the drawer role": (await manager.read("canCall", deployment.escrow, deployment.registry, draw))[0],
         "the slasher role": (await manager.read("canCall", deployment.court, deployment.registry, slash))[0],
         "Court.epochSeconds": (await court.read("epochSeconds"))[0] == deployment.epoch_s,
+        "Court.proofs": (await court.read("proofs"))[0] == deployment.proofs,
         "Court.escrow": (await court.read("escrow"))[0] == deployment.escrow,
         "Court.domainSeparator": (await court.read("domainSeparator"))[0] == deployment.domain.separator,
     }

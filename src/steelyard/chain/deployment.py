@@ -20,7 +20,7 @@ from steelyard.protocol.ids import format_hex
 from steelyard.protocol.signing import Domain
 
 FORMAT = 2
-_SIZES = {"salt": 32, "manager": 20, "yard": 20, "registry": 20, "escrow": 20, "ledger": 20, "court": 20}
+_SIZES = {"salt": 32, "manager": 20, "yard": 20, "registry": 20, "escrow": 20, "ledger": 20, "court": 20, "proofs": 20}
 _INTEGERS = ("chain_id", "block", "epoch_s", "withdraw_delay_s", "unbond_delay_s")
 
 
@@ -42,6 +42,7 @@ class Deployment:
     escrow: bytes
     ledger: bytes
     court: bytes
+    proofs: bytes
     block: int
     epoch_s: int
     withdraw_delay_s: int
@@ -55,8 +56,8 @@ class Deployment:
 
     @property
     def contracts(self) -> tuple[bytes, ...]:
-        """The addresses whose events tell the whole story: yard, registry, escrow, ledger, court."""
-        return (self.yard, self.registry, self.escrow, self.ledger, self.court)
+        """The addresses whose events tell the whole story: yard, registry, escrow, ledger, court, proofs."""
+        return (self.yard, self.registry, self.escrow, self.ledger, self.court, self.proofs)
 
     def to_json(self) -> str:
         """Return it as the JSON text of a deployment file."""

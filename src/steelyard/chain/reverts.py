@@ -120,6 +120,7 @@ _SENTENCES = {
     "MissingDataPot": "a data share needs an account that receives it",
     "NotActive": "{account} has too little stake as {role_role}: run steelyard stake {role_role} AMOUNT first",
     "NotDrawn": "{account} has no seat on this panel",
+    "NotSignedBy": "{signer} did not sign this for this deployment",
     "NotTallied": "tally the epoch first: {missing} validators are left",
     "NothingAnnounced": "announce a withdrawal first",
     "NothingAtStake": "{account} has no stake as {role_role} that could be slashed",

@@ -23,6 +23,7 @@ DEPLOYMENT = Deployment(
     escrow=b"\x05" * 20,
     ledger=b"\x06" * 20,
     court=b"\x07" * 20,
+    proofs=b"\x08" * 20,
     block=7,
     epoch_s=60,
     withdraw_delay_s=600,

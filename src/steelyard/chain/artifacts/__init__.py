@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-ContractName = Literal["AccessManager", "Yard", "Registry", "Escrow", "Ledger", "Court", "Rewards"]
+ContractName = Literal["AccessManager", "Yard", "Registry", "Escrow", "Ledger", "Court", "Proofs", "Rewards"]
 
 
 @dataclass(frozen=True, slots=True)
