@@ -171,6 +171,11 @@ def test_sellers_and_owners_commands_move_money_as_they_say(tmp_path: Path) -> N
         listed = {service["name"]: service for service in await person.read("services", "list")}
         assert [o["provider"] for o in listed["my-echo"]["offers"]] == [made["account"]]
         assert listed["my-echo"]["split_bps"] == [9000, 500, 0, 500]
+        _, err = await person.type(*offer[:-1], "me", "--price-in", "1", "--price-out", "2", status=1)
+        assert err == (
+            "error: me has 0 YARD staked as provider, the least is 100: "
+            "run steelyard stake provider 100 --wallet me first\n"
+        )
 
         node = await network.processes.start(
             "node-9",

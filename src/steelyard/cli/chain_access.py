@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import EscrowClient
-from steelyard.chain.registry import RegistryClient
+from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
 from steelyard.chain.yard import YardClient
 from steelyard.cli.invocation import Invocation
+from steelyard.errors import Reverted
+from steelyard.protocol.pricing import format_yard
 from steelyard.protocol.signing import SigningKey
 
 
@@ -59,3 +61,15 @@ def open_signer(invocation: Invocation, chain: ChainAccess, name: str) -> Signer
     """Return a wallet that signs on this chain; asks for its passphrase where it has one."""
     key = invocation.open_key(name, chain.deployment.chain_id)
     return Signer(name, key, Sender(chain.rpc, key))
+
+
+async def explain_refusal(error: Reverted, chain: ChainAccess, signer: Signer, role: Role) -> Reverted:
+    """Return a contract's refusal; if it is for want of stake, with how much of it is missing in a role."""
+    if not error.reason.startswith("NotActive("):
+        return error
+    least = await chain.registry.fetch_min_stake(role)
+    held = await chain.registry.fetch_stake(signer.key.account, role)
+    name = role.name.lower()
+    words = f"{signer.name} has {format_yard(held)} YARD staked as {name}, the least is {format_yard(least)}"
+    command = f"steelyard stake {name} {format_yard(least - held)} --wallet {signer.name}"
+    return Reverted(f"{words}: run {command} first", reason=error.reason, data=error.data)
