@@ -66,7 +66,7 @@ class CallsView:
                 param="id",
             )
         best = next((row for row in reversed(rows) if row.receipt_hash is not None), rows[-1])
-        shown = {"object": "steelyard.call", **self._summary(best), **await self._proofs(best)}
+        shown = {"object": "steelyard.call", **self._summary(best), **await load_proofs(self._database, best)}
         shown["attempts"] = [self._summary(row) for row in rows if row is not best]
         return shown
 
@@ -100,33 +100,35 @@ class CallsView:
             "finished_ms": row.finished_ms,
         }
 
-    async def _proofs(self, row: CallRow) -> dict[str, Any]:
-        order = _decode_order(row.order_bytes)
-        receipt = None if row.receipt_bytes is None else _decode_receipt(row.receipt_bytes)
-        shown: dict[str, Any] = {
-            "grade": Grade(order.grade).name.lower().replace("_", "-"),
-            "salt": None if row.salt is None else format_hex(row.salt),
-            "order": fields_of(order),
-            "receipt": None if receipt is None else fields_of(receipt),
-            "finish_reason": None if receipt is None else FinishReason(receipt.finish_reason).name.lower(),
-            "batch": None,
-            "voucher": None,
-        }
-        place = await find_place(self._database, order.lane, row)
-        if place is None:
-            return shown
-        stored, leaf_index = place
-        shown["batch"] = {
-            **fields_of(stored.signed.batch),
-            "head": format_hex(stored.head),
-            "signature": format_hex(stored.signed.signature),
-            "leaf_index": leaf_index,
-            "proof": [format_hex(step) for step in build_proof(stored.leaves, leaf_index)],
-        }
-        voucher = await last_voucher(self._database, order.lane)
-        if voucher is not None and voucher.voucher.count >= stored.total_count:
-            shown["voucher"] = _voucher_fields(voucher)
+
+async def load_proofs(database: Database, row: CallRow) -> dict[str, Any]:
+    """Return a call's order and receipt, and what proves them: salt, signed batch, Merkle proof, voucher; by rule 3."""
+    order = _decode_order(row.order_bytes)
+    receipt = None if row.receipt_bytes is None else _decode_receipt(row.receipt_bytes)
+    shown: dict[str, Any] = {
+        "grade": Grade(order.grade).name.lower().replace("_", "-"),
+        "salt": None if row.salt is None else format_hex(row.salt),
+        "order": fields_of(order),
+        "receipt": None if receipt is None else fields_of(receipt),
+        "finish_reason": None if receipt is None else FinishReason(receipt.finish_reason).name.lower(),
+        "batch": None,
+        "voucher": None,
+    }
+    place = await find_place(database, order.lane, row)
+    if place is None:
         return shown
+    stored, leaf_index = place
+    shown["batch"] = {
+        **fields_of(stored.signed.batch),
+        "head": format_hex(stored.head),
+        "signature": format_hex(stored.signed.signature),
+        "leaf_index": leaf_index,
+        "proof": [format_hex(step) for step in build_proof(stored.leaves, leaf_index)],
+    }
+    voucher = await last_voucher(database, order.lane)
+    if voucher is not None and voucher.voucher.count >= stored.total_count:
+        shown["voucher"] = _voucher_fields(voucher)
+    return shown
 
 
 def fields_of(message: Message) -> dict[str, Any]:
