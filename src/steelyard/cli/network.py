@@ -69,7 +69,7 @@ def run_down(invocation: Invocation, *, is_json: bool) -> None:
 
 
 async def _supervise(invocation: Invocation, providers: int, is_json: bool) -> None:
-    from steelyard.cli.offerings import plan_smollm2
+    from steelyard.cli.offerings import KEPT_FILE, plan_smollm2
 
     chain_port, http_port, link_port = _choose_ports(invocation)
     (invocation.home / STATE_FILE).unlink(missing_ok=True)  # of a supervisor that was killed
@@ -77,7 +77,7 @@ async def _supervise(invocation: Invocation, providers: int, is_json: bool) -> N
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with Steps(is_shown=not is_json) as steps:
-        services = await plan_smollm2(invocation.settings, steps.progress)
+        services = await plan_smollm2(invocation.settings, steps.progress, kept=invocation.home / KEPT_FILE)
         plan = NetworkPlan(
             home=invocation.home,
             services=services,
