@@ -59,6 +59,34 @@ def on_network(home: Path, story: Callable[[Person, Any], Awaitable[None]]) -> N
     asyncio.run(run())
 
 
+async def check_proofs(person: Person, folder: Path, call_id: str, content: str) -> None:
+    """Verify a call as a person does, until a voucher covers it; then with its answer, and with another one."""
+    for _ in range(50):
+        said = await person.read("calls", "verify", call_id)
+        if said["steps"][-1]["state"] == "holds":
+            break
+        await asyncio.sleep(0.1)
+    states = {step["name"]: step["state"] for step in said["steps"]}
+    assert (said["is_verified"], said["is_complete"]) == (True, False)
+    assert {name for name, state in states.items() if state != "holds"} == {"request", "answer"}
+    answer, other = folder / "answer.txt", folder / "other.txt"
+    answer.write_text(content + "\n")  # as a shell or an editor saves it
+    other.write_text(content.upper())
+    out, err = await person.type("calls", "verify", call_id, "--content", str(answer))
+    assert "✓ the receipt is for the answer that was received\n" in out
+    assert "- the order is for the request that was sent: no request body was given\n" in out
+    assert out.count("✓") == 8
+    assert f"Next: steelyard calls verify {call_id} --body FILE" in err
+    out, _ = await person.type("calls", "verify", call_id, "--content", str(other), status=1)
+    assert "✗ the receipt is for the answer that was received: the receipt is for another answer\n" in out
+    _, err = await person.type("calls", "verify", "call_" + "0" * 32, status=1)
+    assert "this key has no call" in err
+    out, err = await person.type("calls", "show", call_id)
+    for shown in ("batch.proof", "batch.signature", "voucher.signature", "YARD per 1,000,000 units"):
+        assert shown in out
+    assert f"Next: steelyard calls verify {call_id}" in err
+
+
 @pytest.mark.timeout(300)
 def test_buyers_commands_show_calls_receipts_and_a_conserved_total(tmp_path: Path) -> None:
     """Chat, its call and receipt, keys with budgets, redemption, and an audit that says yes, then what is missing."""
@@ -77,6 +105,7 @@ def test_buyers_commands_show_calls_receipts_and_a_conserved_total(tmp_path: Pat
         assert (call["receipt_id"], call["cost_nano"]) == (stamp["receipt_id"], stamp["cost_nano"])
         assert call["receipt"]["cost"] == stamp["cost_nano"]
         assert call["order"]["provider"] == stamp["provider"] == call["provider"]
+        await check_proofs(person, tmp_path, stamp["call_id"], "again")
 
         made = await person.read("keys", "create", "app", "--budget", "2.5", "--rate", "60", "--expires", "7d")
         assert (made["limit_nano"], made["requests_per_minute"]) == (5 * YARD // 2, 60)

@@ -1,15 +1,18 @@
 """``steelyard calls``: what this home's gateway ordered, what it cost, and the receipt of each call.
 
 1. They read the gateway's database; no prompt and no answer is kept there.
+2. People see amounts in YARD and times as a clock shows them; JSON has nano and Unix milliseconds.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steelyard.cli import call_proofs
 from steelyard.cli.invocation import Invocation, run
 from steelyard.cli.key_commands import open_gateway_database
 from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next, print_table
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
     Placed = tuple[CallRow, tuple[StoredBatch, int] | None]
 
+_AMOUNTS = frozenset({"cost_nano", "cost", "max_cost", "cumulative"})
+_PRICES = frozenset({"price_in", "price_out"})
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -30,6 +36,7 @@ def register(app: typer.Typer) -> None:
         "list", epilog=example("steelyard calls list --limit 20", "steelyard calls list --key my-app --json")
     )(show_all)
     group.command("show", epilog=example("steelyard calls show call_0123456789abcdef0123456789abcdef"))(show)
+    call_proofs.register(group)
     app.add_typer(group, name="calls", rich_help_panel="Checking", epilog=example("steelyard calls list"))
 
 
@@ -60,19 +67,14 @@ def show(
     call_id: Annotated[str, typer.Argument(metavar="CALL", help="A call id, like call_0123….")],
     is_json: JsonFlag = False,
 ) -> None:
-    """Show one call: its order, its receipt, and where the receipt stands in its provider's signed batch."""
-    rows = run(_find(Invocation.of(context), call_id))
+    """Show one call: its order and receipt, its provider's signed batch with the Merkle proof, and the voucher."""
+    found = run(_find(Invocation.of(context), call_id))
     if is_json:
-        print_json([describe_call(*row) for row in rows])
+        print_json(found)
         return
-    for row in rows:
-        said = describe_call(*row)
-        nested = [
-            (f"{part}.{name}", value) for part in ("order", "receipt") for name, value in (said[part] or {}).items()
-        ]
-        plain = [(name, value) for name, value in said.items() if name not in ("order", "receipt")]
-        print_table(["", said["call_id"]], [[name, _text(value)] for name, value in (*plain, *nested)])
-    print_next("steelyard audit")
+    for said in found:
+        print_table(["", said["call_id"]], [[name, _text(name, value)] for name, value in _flatten(said)])
+    print_next(f"steelyard calls verify {call_id}", "steelyard audit")
 
 
 def describe_call(row: CallRow, place: tuple[StoredBatch, int] | None) -> dict[str, Any]:
@@ -117,16 +119,18 @@ async def _fetch(invocation: Invocation, key: str | None, limit: int) -> list[Pl
         return await _place(database, await list_calls(database, key_id=key_id, limit=limit))
 
 
-async def _find(invocation: Invocation, call_id: str) -> list[Placed]:
+async def _find(invocation: Invocation, call_id: str) -> list[dict[str, Any]]:
+    from steelyard.gateway.calls_view import load_proofs
     from steelyard.protocol.ids import parse_call
     from steelyard.storage.calls import find_call
 
     wanted = parse_call(call_id)
     async with open_gateway_database(invocation) as database:
         rows = await _place(database, await find_call(database, wanted))
-    if not rows:
+        found = [{**describe_call(*placed), **await load_proofs(database, placed[0])} for placed in rows]
+    if not found:
         raise NotFound(f"this gateway made no call {call_id}: see steelyard calls list", param="id")
-    return rows
+    return found
 
 
 async def _place(database: Database, rows: list[CallRow]) -> list[Placed]:
@@ -143,15 +147,55 @@ def _cells(said: dict[str, Any]) -> list[str]:
     from steelyard.protocol.pricing import format_yard
 
     receipt = said["receipt"] or {}
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["created_ms"] / 1000))
     units = (receipt.get("units_in"), receipt.get("units_out"))
     shown = ["-" if value is None else str(value) for value in units]
     batch = "-" if said["batch_seq"] is None else str(said["batch_seq"])
     provider = "0x" + said["provider"].hex()
-    return [said["call_id"], when, said["status"], provider, *shown, format_yard(said["cost_nano"]), batch]
+    return [
+        said["call_id"],
+        _clock(said["created_ms"]),
+        said["status"],
+        provider,
+        *shown,
+        format_yard(said["cost_nano"]),
+        batch,
+    ]
 
 
-def _text(value: Any) -> str:
+def _flatten(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Give what a table shows: plain values first, then the parts' fields as ``part.field``, a proof step by step."""
+    yield from ((name, value) for name, value in said.items() if not isinstance(value, dict))
+    for part, fields in said.items():
+        if not isinstance(fields, dict):
+            continue
+        for name, value in fields.items():
+            if isinstance(value, list):
+                yield from ((f"{part}.{name} {number}", step) for number, step in enumerate(value, 1))
+                if not value:
+                    yield f"{part}.{name}", "empty: the receipt is the batch's only one"
+            else:
+                yield f"{part}.{name}", value
+
+
+def _text(name: str, value: Any) -> str:
+    from steelyard.protocol.messages import FinishReason, Grade
+    from steelyard.protocol.pricing import format_yard
+
+    field = name.partition(".")[2] or name
+    if value is None:
+        return "-"
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    return "-" if value is None else str(value)
+    if field in _AMOUNTS:
+        return f"{format_yard(value)} YARD"
+    if field in _PRICES:
+        return f"{format_yard(value)} YARD per 1,000,000 units"
+    if field.endswith("_ms"):
+        return f"{_clock(value)}.{value % 1000:03d}"
+    if field in ("grade", "finish_reason") and isinstance(value, int):
+        return (Grade if field == "grade" else FinishReason)(value).name.lower().replace("_", "-")
+    return str(value)
+
+
+def _clock(time_ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ms / 1000))

@@ -166,9 +166,9 @@ async def _first_model(session: aiohttp.ClientSession, endpoint: Endpoint) -> st
         async with session.get(f"{endpoint.base_url}/models") as response:
             body = await response.json(content_type=None)
             if response.status != 200:
-                raise _refusal(response.status, body)
+                raise read_refusal(response.status, body)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise _unreachable(endpoint, error) from error
+        raise tell_unreachable(endpoint, error) from error
     models = [str(entry["id"]) for entry in body.get("data", [])]
     chats = [str(e["id"]) for e in body.get("data", []) if e.get("kind", e.get("steelyard", {}).get("kind")) == "chat"]
     if not models:
@@ -192,11 +192,11 @@ async def _ask(
     try:
         async with session.post(f"{endpoint.base_url}/chat/completions", json=body) as response:
             if response.status != 200:
-                raise _refusal(response.status, await response.json(content_type=None))
+                raise read_refusal(response.status, await response.json(content_type=None))
             async for event in _events(response):
                 _take(answer, event, is_quiet)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise _unreachable(endpoint, error) from error
+        raise tell_unreachable(endpoint, error) from error
     if not is_quiet:
         sys.stdout.write("\n")
         print_line(describe(answer))
@@ -250,14 +250,16 @@ def describe(answer: Answer) -> str:
     return "[" + ", ".join(parts) + "]" if parts else "[this gateway gives no receipts]"
 
 
-def _refusal(status: int, body: Any) -> SteelyardError:
+def read_refusal(status: int, body: Any) -> SteelyardError:
+    """Return a gateway's error in its own words; `body` is untrusted JSON."""
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
         return SteelyardError(f"the gateway answered HTTP {status}: {str(body)[:200]}", code=f"http_{status}")
     return SteelyardError(str(error.get("message")), code=str(error.get("code") or f"http_{status}"))
 
 
-def _unreachable(endpoint: Endpoint, error: Exception) -> SteelyardError:
+def tell_unreachable(endpoint: Endpoint, error: Exception) -> SteelyardError:
+    """Return what a failed request to an endpoint means, and what to do."""
     if isinstance(error, ValueError):
         return SteelyardError(f"{endpoint.base_url} doesn't speak OpenAI's API: {error}", code="not_openai")
     return Unavailable(
