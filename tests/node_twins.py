@@ -16,6 +16,7 @@ from steelyard.chain.records import TxReceipt
 from steelyard.chain.registry import StandingOffer
 from steelyard.errors import BadMessage, BadTotal, ChainUnreachable, PeerError, SteelyardError
 from steelyard.link.port import LaneClaim, LeafEntry, ProviderLink, SignedOffer
+from steelyard.node.demand_watch import OpenDemand
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.ids import service_id
 from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher, follow_lane, sign_voucher
@@ -41,6 +42,9 @@ class TwinChain:
     redeemed: list[tuple[tuple[SignedVoucher, ...], bytes]] = field(default_factory=list)
     offers: dict[bytes, StandingOffer] = field(default_factory=dict)
     skip: set[bytes] = field(default_factory=set)
+    keep_s: int = 0
+    demands: list[OpenDemand] = field(default_factory=list)
+    served: dict[bytes, bytes] = field(default_factory=dict)
     sweeps: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -67,6 +71,18 @@ class TwinChain:
     async def fetch_offer(self, provider: bytes, service_id: bytes) -> StandingOffer | None:
         self._check()
         return self.offers.get(service_id)
+
+    async def fetch_keep_s(self) -> int:
+        return self.keep_s
+
+    async def fetch_demands(self, provider: bytes) -> list[OpenDemand]:
+        self._check()
+        return list(self.demands)
+
+    async def serve_evidence(self, demand_id: bytes, evidence: bytes) -> None:
+        self._check()
+        self.served[demand_id] = evidence
+        self.demands = [item for item in self.demands if item.id != demand_id]
 
     async def fetch_stake(self, provider: bytes) -> int:
         self._check()

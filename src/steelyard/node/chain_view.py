@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from steelyard.chain.court import CourtClient
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import EscrowClient, GatewayAccount, LaneTotals, Redemption
+from steelyard.chain.proofs import ProofsClient
 from steelyard.chain.registry import RegistryClient, Role, Service, StandingOffer
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
 from steelyard.chain.watch import EscrowWatch
+from steelyard.node.demand_watch import DemandWatch, OpenDemand
 from steelyard.protocol.lanes import SignedVoucher
 
 
@@ -60,6 +63,18 @@ class NodeChain(Protocol):
         """Keep what is watched fresh, until cancelled."""
         ...
 
+    async def fetch_keep_s(self) -> int:
+        """Return for how many seconds after a call its evidence may be needed on chain."""
+        ...
+
+    async def fetch_demands(self, provider: bytes) -> list[OpenDemand]:
+        """Return the evidence that is demanded of a provider and not served whole yet."""
+        ...
+
+    async def serve_evidence(self, demand_id: bytes, evidence: bytes) -> None:
+        """Serve what is left of demanded evidence."""
+        ...
+
     async def redeem(self, vouchers: Sequence[SignedVoucher], blob: bytes) -> Redemption:
         """Redeem vouchers, naming the blob (sha256 digest) that holds their calls."""
         ...
@@ -77,6 +92,9 @@ class ContractChain:
         self._escrow = EscrowClient(rpc, deployment)
         self._watch = EscrowWatch(rpc, deployment, poll_s=poll_s)
         self._sender = sender
+        self._court = CourtClient(rpc, deployment)
+        self._proofs = ProofsClient(rpc, deployment)
+        self.fetch_demands = DemandWatch(rpc, deployment).look
         self.account = self._watch.account
         self.lane = self._watch.lane
         self.watch_gateway = self._watch.add_gateway
@@ -110,6 +128,15 @@ class ContractChain:
             return 0
         least = await self._registry.fetch_min_stake(Role.PROVIDER)
         return least - await self._registry.fetch_stake(provider, Role.PROVIDER)
+
+    async def fetch_keep_s(self) -> int:
+        """Return for how many seconds after a call its evidence may be needed on chain."""
+        terms = await self._court.fetch_terms()
+        return terms.keep_s + terms.evidence_s
+
+    async def serve_evidence(self, demand_id: bytes, evidence: bytes) -> None:
+        """Serve what is left of demanded evidence."""
+        await self._proofs.serve_evidence(self._sender, demand_id, evidence)
 
     async def redeem(self, vouchers: Sequence[SignedVoucher], blob: bytes) -> Redemption:
         """Redeem vouchers, naming the blob that holds their calls."""

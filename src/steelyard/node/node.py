@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from steelyard.errors import BadTotal, Forbidden, SteelyardError
+from steelyard.errors import BadTotal, ConfigError, Forbidden, SteelyardError
 from steelyard.link.port import CallRequest, Failure, GatewayLink, SignedOffer
 from steelyard.node.chain_view import NodeChain
+from steelyard.node.demands import DemandDesk
 from steelyard.node.evidence_desk import EvidenceDesk
 from steelyard.node.lane_account import LaneAccount, LaneTools, Leaf
 from steelyard.node.orders import CLOCK_SKEW_MS, NodeService, Taken, check_order
@@ -83,6 +84,7 @@ class Node:
         self._seen = SeenCalls(CLOCK_SKEW_MS)
         self._watch = CreditWatch(parts.chain, parts.settings, lambda: self._lanes)
         self._desk = EvidenceDesk(parts.database, parts.now_ms)
+        self._demands = DemandDesk(parts.chain, parts.database, parts.key.account)
         self._is_stopping = False
         redeemer_tools = RedeemerTools(
             parts.chain, parts.database, parts.writer, parts.blobs, parts.domain, parts.settings, parts.now_ms
@@ -100,8 +102,13 @@ class Node:
         return len(self._runs)
 
     async def open(self) -> None:
-        """Read the lanes back, what the chain paid on them, and what the stake allows; raises ChainError."""
+        """Read the lanes back, what the chain paid on them, and what the stake allows.
+
+        Raises:
+            ConfigError: evidence would be forgotten before it can be demanded. ChainError: the chain is silent.
+        """
         await self._terms.look_at_stake()
+        await self._check_keeping()
         database, now_ms = self._parts.database, self._parts.now_ms()
         for stored in await load_lanes(database):
             lane = stored.state.lane
@@ -122,6 +129,15 @@ class Node:
             if order.deadline_ms + CLOCK_SKEW_MS >= now_ms:
                 self._seen.take(order.call_id, order.deadline_ms, now_ms)
 
+    async def _check_keeping(self) -> None:
+        needed_s, kept_s = await self._parts.chain.fetch_keep_s(), self._parts.settings.evidence_keep_s
+        if kept_s < needed_s:
+            raise ConfigError(
+                f"node.evidence_keep_s is {kept_s:.0f}, and on this chain evidence may be needed for {needed_s} s "
+                "after a call: who can't serve it then is slashed, so set it to that at least",
+                param="node.evidence_keep_s",
+            )
+
     async def run(self) -> None:
         """Follow the chain and redeem, until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -129,6 +145,7 @@ class Node:
             group.create_task(self.redeemer.run())
             group.create_task(self._watch.run())
             group.create_task(self._desk.run())
+            group.create_task(self._demands.run())
             group.create_task(self._terms.run())
 
     async def close(self, drain_s: float = 0.0) -> None:
