@@ -8,13 +8,16 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from tests.check_client import VALIDATOR, ask_nonce, batches, open_session, session_body, unhex
 from tests.databases import KINDS, open_test_database
-from tests.gateway_world import DOMAIN, LIMITS, World, open_world, until
+from tests.gateway_world import DOMAIN, GATEWAY_KEY, LIMITS, World, open_world, until
 
+from steelyard.chain.proofs import CONSENT_TYPE_HASH
 from steelyard.gateway import check_sessions
 from steelyard.protocol.call_proof import read_shown
+from steelyard.protocol.hashing import address_word, keccak
 from steelyard.protocol.merkle import merkle_root
 from steelyard.protocol.messages import Batch, Order, Receipt, content_hash
 from steelyard.protocol.signing import SigningKey, require_signer
@@ -163,6 +166,56 @@ def test_evidence_is_relayed_as_the_provider_shows_it(tmp_path: Path, monkeypatc
             await node.stop()
             await world.until_linked(node.key.account, is_up=False)
             assert await refused(world, path, token) == (503, "link_down")
+
+    asyncio.run(story())
+
+
+def test_consent_is_given_only_where_the_relay_failed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never for what is served, unknown or private; after two failures it is this gateway's signature for the asker."""
+    monkeypatch.setattr("steelyard.link.provider_link.ASK_S", 0.2)
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            token, node = await open_session(world), world.nodes[0]
+
+            async def consent(receipt: str) -> tuple[int, Any]:
+                headers = {"authorization": f"Bearer {token}"}
+                async with (
+                    aiohttp.ClientSession() as session,
+                    session.post(f"{world.base_url}/checks/consents/{receipt}", headers=headers) as reply,
+                ):
+                    return reply.status, await reply.json()
+
+            answer = await world.ask("hello")
+            await first_batch(world, token)
+            receipt = answer.steelyard["receipt_id"]  # type: ignore[attr-defined]
+            status, told = await consent(receipt)
+            assert (status, told["error"]["code"]) == (409, "relay_first")
+            node.mute.add(unhex(receipt))
+            for _ in range(2):
+                assert await refused(world, f"/checks/evidence/{receipt}", token) == (504, "evidence_timeout")
+            status, told = await consent(receipt)
+            assert status == 200
+            signed = keccak(CONSENT_TYPE_HASH + address_word(VALIDATOR.account) + unhex(receipt))
+            require_signer(DOMAIN.digest(signed), unhex(told["consent"]), GATEWAY_KEY.account, "consent")
+            served = world.gateway.settlement.store.find(unhex(receipt), 0.0)
+            assert served is not None
+            world.gateway.app._checks._consents.note(served.receipt, unhex(receipt), b"")
+            assert (await consent(receipt))[0] == 409
+            _, _, headers = await world.post(
+                "/chat/completions",
+                {"model": "echo-1", "messages": [{"role": "user", "content": "a secret"}]},
+                x_steelyard_private="true",
+            )
+            await first_batch(world, token, 2)
+            for unknown in (headers["x-steelyard-receipt"], "0x" + "77" * 32):
+                status, told = await consent(unknown)
+                assert (status, told["error"]["code"]) == (404, "not_kept")
+        async with open_world(tmp_path / "none", consents_to_demands=False) as world:
+            token, answer = await open_session(world), await world.ask("hello")
+            await first_batch(world, token)
+            receipt = answer.steelyard["receipt_id"]  # type: ignore[attr-defined]
+            assert (await consent(receipt))[1]["error"]["code"] == "no_consent"
 
     asyncio.run(story())
 

@@ -22,6 +22,7 @@ from steelyard.gateway.chain_view import ChainView
 from steelyard.gateway.check_sessions import CheckSessions
 from steelyard.gateway.check_store import CheckStore
 from steelyard.gateway.checks import CheckPages
+from steelyard.gateway.consents import Consents
 from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.fast_path import FastPath
 from steelyard.gateway.hangups import HangupWatch
@@ -254,8 +255,9 @@ async def assemble(
         clock=clock,
     )
     sessions = CheckSessions(key, deployment.domain, chain.fetch_is_validator, clock=clock, clock_ms=unix_ms)
+    consents = Consents(key, deployment.domain, is_consenting=settings.consents_to_demands)
     checks = CheckPages(
-        database, settlement.store, sessions, account=account, find_link=catalogue.find_link, clock=clock
+        database, settlement.store, sessions, consents, account=account, find_link=catalogue.find_link, clock=clock
     )
     app = GatewayApp(work, pages, checks, metrics, random, serves_cors=settings.serves_cors)
     gateway = Gateway(

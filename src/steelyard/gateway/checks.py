@@ -22,6 +22,7 @@ from steelyard.errors import BadRequest, NotFound, Unavailable
 from steelyard.gateway.calls_view import fields_of, read_number
 from steelyard.gateway.check_sessions import CheckSessions, read_hex
 from steelyard.gateway.check_store import CheckStore, KeptCall
+from steelyard.gateway.consents import Consents
 from steelyard.gateway.replies import Receive, Reply, error_reply, json_reply
 from steelyard.gateway.request_bodies import read_body
 from steelyard.link.port import ProviderLink
@@ -44,7 +45,8 @@ class CheckPages:
     """Answers `/v1/checks/…`.
 
     Args:
-        account: the gateway's own. find_link: the link of a provider that is up, or None. clock: monotonic seconds.
+        consents: to demands on chain. account: the gateway's own. find_link: the link of a provider that is up, or
+            None. clock: monotonic seconds.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class CheckPages:
         database: Database,
         store: CheckStore,
         sessions: CheckSessions,
+        consents: Consents,
         *,
         account: bytes,
         find_link: Callable[[bytes], ProviderLink | None],
@@ -60,6 +63,7 @@ class CheckPages:
         self._database = database
         self._store = store
         self._sessions = sessions
+        self._consents = consents
         self._account = account
         self._find_link = find_link
         self._clock = clock
@@ -69,7 +73,8 @@ class CheckPages:
     ) -> Reply:
         """Answer one request; raises a Refusal or ChainError."""
         name = path.removeprefix(CHECKS)
-        wanted = "POST" if name == "session" else "GET"
+        kind, _, receipt = name.partition("/")
+        wanted = "POST" if name == "session" or kind == "consents" else "GET"
         if method != wanted:
             error = BadRequest(f"{method} {path[:200]} is not served: use {wanted}", code="method_not_allowed")
             return error_reply(error, status=405, headers=((b"allow", wanted.encode()),))
@@ -80,14 +85,15 @@ class CheckPages:
             return json_reply({"gateway": format_hex(self._account), "nonce": format_hex(nonce)})
         if name == "session":
             return await self._open_session(await read_body(receive, headers, _MAX_BODY_BYTES))
-        kind, _, receipt = name.partition("/")
-        if name != "batches" and (kind not in ("calls", "evidence") or not receipt):
-            raise NotFound(f"there is no route GET {path[:200]!r}: see docs/spec/gateway.md", code="unknown_url")
-        self._sessions.admit(headers.get(b"authorization"))
+        if name != "batches" and (kind not in ("calls", "evidence", "consents") or not receipt):
+            raise NotFound(f"there is no route {method} {path[:200]!r}: see docs/spec/gateway.md", code="unknown_url")
+        validator = self._sessions.admit(headers.get(b"authorization"))
         if name == "batches":
             return json_reply(await self._batches(values))
         receipt_hash = parse_hash(receipt, "receipt_id")
         kept = self._store.find(receipt_hash, self._clock())
+        if kind == "consents":
+            return await self._consent(validator, receipt_hash, kept)
         return await (self._call(receipt_hash, kept) if kind == "calls" else self._evidence(receipt_hash, kept))
 
     async def _open_session(self, body: bytes) -> Reply:
@@ -112,15 +118,15 @@ class CheckPages:
         shown = [_show_batch(one) for one in fed]
         return {"object": "list", "data": shown, "next": fed[-1].cursor if fed else after}
 
+    async def _consent(self, validator: bytes, receipt_hash: bytes, kept: KeptCall | None) -> Reply:
+        if kept is None or await self._cursor(receipt_hash, kept) is None:
+            raise _not_kept(receipt_hash)
+        return json_reply({"consent": format_hex(self._consents.sign(validator, receipt_hash))})
+
     async def _call(self, receipt_hash: bytes, kept: KeptCall | None) -> Reply:
         cursor = None if kept is None else await self._cursor(receipt_hash, kept)
         if kept is None or cursor is None:
-            raise NotFound(
-                f"the texts of receipt {format_hex(receipt_hash)} are not kept here: calls are kept for a while after "
-                "their batch, and some not at all",
-                code="not_kept",
-                param="receipt_id",
-            )
+            raise _not_kept(receipt_hash)
         request = kept.request
         return json_reply(
             {
@@ -150,6 +156,7 @@ class CheckPages:
             provider = kept.request.order.provider
             link = self._find_link(provider)
             if link is None:
+                self._consents.note(kept.receipt, receipt_hash, None)
                 raise Unavailable(
                     f"provider {format_hex(provider)} is not linked now: try again in a few seconds",
                     code="link_down",
@@ -157,7 +164,10 @@ class CheckPages:
                 )
             try:
                 evidence = await link.fetch_evidence(receipt_hash)
+                self._consents.note(kept.receipt, receipt_hash, evidence)
             except Unavailable as error:
+                if error.code != "evidence_busy":
+                    self._consents.note(kept.receipt, receipt_hash, None)
                 if error.code == "evidence_timeout":
                     return error_reply(error, status=504)
                 raise
@@ -169,6 +179,15 @@ class CheckPages:
                 param="receipt_id",
             )
         return json_reply({"evidence": base64.b64encode(evidence).decode()})
+
+
+def _not_kept(receipt_hash: bytes) -> NotFound:
+    return NotFound(
+        f"the texts of receipt {format_hex(receipt_hash)} are not kept here: calls are kept for a while after their "
+        "batch, and some not at all",
+        code="not_kept",
+        param="receipt_id",
+    )
 
 
 def _show_batch(fed: FedBatch) -> dict[str, Any]:

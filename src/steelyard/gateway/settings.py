@@ -30,6 +30,8 @@ class GatewaySettings:
         idempotency_s, max_replay_bytes: how long, and up to which size, an answer is kept for its Idempotency-Key.
         checks_keep_s, checks_keep_bytes: how long, and how much at most, the texts of calls that are not private are
             kept in memory for validators; 0 bytes keep none.
+        consents_to_demands: whether validators may demand evidence on chain, where it is public, that a provider did
+            not serve here.
         admin_key_ids: keys that may read every call.
         drain_s: how long a stop waits for calls in flight.
         serves_cors: whether browsers on other origins may call.
@@ -57,6 +59,7 @@ class GatewaySettings:
     max_replay_bytes: int = 1 << 20
     checks_keep_s: float = 900.0
     checks_keep_bytes: int = 64 << 20
+    consents_to_demands: bool = True
     admin_key_ids: frozenset[str] = frozenset()
     drain_s: float = 10.0
     serves_cors: bool = True
