@@ -11,8 +11,9 @@ Law: docs/spec/validator.md, section 5; docs/spec/checking.md, section 6.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -28,7 +29,9 @@ from steelyard.storage.verdicts import (
     load_suspicions,
     load_verdicts,
     save_read,
+    save_waited,
 )
+from steelyard.storage.waiting import WaitingRow
 from steelyard.validator.checker import Checked, micro_nats
 from steelyard.validator.feed import FeedState, SeenCall
 from steelyard.verification.betting import BETS
@@ -44,6 +47,8 @@ BREACH_LOG_E = math.log(1e12)
 """What a breach counts for: enough at any of the first thousand answers, by the weights of the starts."""
 
 TOO_FEW_TOKENS = "too_few_tokens"
+SILENT = "silent"
+"""Evidence demanded on chain and not served: the chain has proven and slashed it, a panel could replay nothing."""
 
 Pair = tuple[bytes, bytes]
 """A provider's account and a service's id."""
@@ -70,6 +75,7 @@ class Book:
         self._domain = domain
         self._number = number
         self._now_ms = now_ms
+        self._turn = asyncio.Lock()  # feeds of two gateways move one suspicion: neither may lose the other's
         self.suspicions = suspicions
 
     async def load_place(self, gateway: bytes) -> FeedState:
@@ -83,14 +89,38 @@ class Book:
         return [call for call in calls if call.receipt_hash not in known]
 
     async def record(
-        self, gateway: bytes, place: FeedState, found: list[tuple[SeenCall, str, int, Checked, bytes | None]]
+        self,
+        gateway: bytes,
+        place: FeedState,
+        found: list[tuple[SeenCall, str, int, Checked, bytes | None]],
+        waiting: Sequence[WaitingRow] = (),
     ) -> list[VerdictRow]:
         """Sign and keep verdicts with the place in the feed after them.
 
         Args:
             found: for each call why it was selected, its epoch, what the check came to, and what a challenge would
                 show (None: nothing).
+            waiting: checks that wait for evidence (`demands`).
         """
+        async with self._turn:
+            rows, touched = self._weigh(found)
+            await save_read(
+                self._database, gateway, msgspec.msgpack.encode(place), rows, _states(touched), waiting=waiting
+            )
+            self.suspicions |= touched
+        return rows
+
+    async def settle(self, call: SeenCall, selected_by: str, checked: Checked, material: bytes | None) -> VerdictRow:
+        """Sign and keep the verdict on a call whose check waited for evidence."""
+        async with self._turn:
+            [row], touched = self._weigh([(call, selected_by, call.epoch, checked, material)])
+            await save_waited(self._database, row, _states(touched))
+            self.suspicions |= touched
+        return row
+
+    def _weigh(
+        self, found: list[tuple[SeenCall, str, int, Checked, bytes | None]]
+    ) -> tuple[list[VerdictRow], dict[Pair, Suspicion]]:
         rows: list[VerdictRow] = []
         touched: dict[Pair, Suspicion] = {}
         for call, selected_by, epoch, checked, material in found:
@@ -101,10 +131,7 @@ class Book:
             if bets is not None:
                 before = touched.get(pair) or self.suspicions.get(pair) or Suspicion()
                 touched[pair] = add_answer(before, call.gateway, bets)
-        states = [(*pair, encode_suspicion(suspicion)) for pair, suspicion in touched.items()]
-        await save_read(self._database, gateway, msgspec.msgpack.encode(place), rows, states)
-        self.suspicions |= touched
-        return rows
+        return rows, touched
 
     def due(self) -> list[Pair]:
         """Return those whose evidence is enough for a challenge."""
@@ -149,6 +176,10 @@ async def open_book(database: Database, key: SigningKey, domain: Domain, now_ms:
     return Book(database, key, domain, await last_number(database), suspicions, now_ms)
 
 
+def _states(touched: Mapping[Pair, Suspicion]) -> list[tuple[bytes, bytes, bytes]]:
+    return [(*pair, encode_suspicion(suspicion)) for pair, suspicion in touched.items()]
+
+
 def bets_of(checked: Checked) -> tuple[float, ...] | None:
     """Return the bets with which a check moves a suspicion, or None where nothing was weighed.
 
@@ -156,14 +187,14 @@ def bets_of(checked: Checked) -> tuple[float, ...] | None:
     """
     if checked.evidence is not None:
         return checked.evidence.log_bets
-    if checked.judgement.outcome is Outcome.ABSTAIN:
+    if checked.judgement.outcome is Outcome.ABSTAIN or checked.judgement.reason == SILENT:
         return None
     return (BREACH_LOG_E if checked.judgement.outcome is Outcome.FAIL else 0.0,) * BETS
 
 
 def was_weighed(row: VerdictRow) -> bool:
     """Say whether a verdict's answer moved the suspicion, and so belongs into a case's run."""
-    return row.outcome != Outcome.ABSTAIN or row.reason == TOO_FEW_TOKENS
+    return (row.outcome != Outcome.ABSTAIN and row.reason != SILENT) or row.reason == TOO_FEW_TOKENS
 
 
 def log_e_of(checked: Checked) -> float:

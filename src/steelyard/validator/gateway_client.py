@@ -115,12 +115,28 @@ class GatewayClient:
         except NotProvable as error:
             raise BadMessage(f"{self.url}: {error.message}") from error
 
-    async def _ask(self, path: str) -> dict[str, Any]:
+    async def fetch_consent(self, receipt_hash: bytes) -> bytes | None:
+        """Return the gateway's consent (65 bytes) to demand a receipt's evidence on chain, or None if it gives none.
+
+        Raises:
+            Unavailable: it is silent, or did not see the provider fail often enough itself (``relay_first``).
+        """
+        try:
+            answer = await self._ask(f"/v1/checks/consents/0x{receipt_hash.hex()}", "POST")
+            return read_bytes(answer.get("consent"), "consent")
+        except (NotFound, NotProvable):
+            return None
+        except Unavailable as error:
+            if error.code == "no_consent":
+                return None
+            raise
+
+    async def _ask(self, path: str, method: str = "GET") -> dict[str, Any]:
         for is_last in (False, True):
             if not self._token:
                 await self._open_session()
             try:
-                return await self._request("GET", path, {"Authorization": f"Bearer {self._token}"}, None)
+                return await self._request(method, path, {"Authorization": f"Bearer {self._token}"}, None)
             except Unauthorized:
                 self._token = ""
                 if is_last:
