@@ -86,6 +86,7 @@ class MemoryChain:
     withdrawal_nano: int = 0
     is_silent: bool = False
     active: set[bytes] = field(default_factory=set)
+    stakes: dict[bytes, int] = field(default_factory=dict)
     validators: set[bytes] = field(default_factory=set)
     court_records: dict[bytes, CourtRecord] = field(default_factory=dict)
     services: dict[bytes, ServiceTerms] = field(default_factory=dict)
@@ -105,6 +106,10 @@ class MemoryChain:
     async def fetch_is_active(self, provider: bytes) -> bool:
         self._check()
         return provider in self.active
+
+    async def fetch_stake(self, provider: bytes) -> int:
+        self._check()
+        return self.stakes.get(provider, 100_000 * NANO_PER_YARD)
 
     async def fetch_court_record(self, provider: bytes, service_id: bytes) -> CourtRecord:
         self._check()
