@@ -87,6 +87,7 @@ class GatewaySection(_Section):
     max_replay_bytes: int = Field(default=1 << 20, ge=0)
     checks_keep_s: float = Field(default=900.0, ge=0)
     checks_keep_bytes: int = Field(default=64 << 20, ge=0)
+    consents_to_demands: bool = True
     drain_s: Seconds = 10.0
     serves_cors: bool = True
     admin_key_ids: Texts = ()
