@@ -1,4 +1,4 @@
-"""The court's client on real chains: a case from secrets to slash, and one that waits for validators."""
+"""The court's clients on real chains: a case from secrets to slash, one that waits, and evidence demanded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 from tests.chains import CHAIN_KINDS, RunningChain, deploy_on, open_chain
 
@@ -13,13 +14,17 @@ from steelyard.chain.cases import NO_TOPIC, CaseKind, Phase, Ruling, SecretState
 from steelyard.chain.court import CourtClient
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.parameters import DeploymentParameters
+from steelyard.chain.proofs import BatchedReceipt, DemandState, ProofsClient, demand_id, sign_consent
 from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
 from steelyard.chain.terms import CourtTerms
 from steelyard.errors import Reverted
+from steelyard.protocol.evidence import evidence_root
 from steelyard.protocol.hashing import keccak
-from steelyard.protocol.messages import Outcome
+from steelyard.protocol.lanes import LaneState, SignedBatch, extend_lane
+from steelyard.protocol.merkle import merkle_root
+from steelyard.protocol.messages import Lane, Outcome, Receipt
 from steelyard.protocol.pricing import NANO_PER_YARD as NANO
 from steelyard.verification.panel import Revealer, draw_panel
 
@@ -152,6 +157,53 @@ def test_case_goes_from_secrets_to_slash(chain: RunningChain) -> None:
             second = await room.court.open_case(room.challenger, CaseKind.LAZY, accused.account, NO_TOPIC, EVIDENCE)
             assert await room.court.fetch_case_count() == second == 2
             await check_waits(room, second)
+
+    asyncio.run(story())
+
+
+def test_evidence_is_demanded_served_and_missed_on_chain(chain: RunningChain) -> None:
+    """The gateway demands, or lets a validator: one call's evidence is served, the other's is not; and a lie is proven."""
+    deployment = deploy_on(chain, PARAMETERS)
+    blob = bytes(n % 251 for n in range(70_000))
+
+    async def story() -> None:
+        async with ChainRpc([chain.url], chain_id=chain.chain_id) as rpc:
+            room = Room(chain, rpc, deployment)
+            await room.prepare()
+            proofs = ProofsClient(rpc, deployment)
+            gateway, validator = room.challenger, room.validators[0]
+            now_ms = 1_000 * await room.now_s()
+            receipts = [
+                Receipt(keccak(b"order"), part, keccak(b"response"), evidence_root(blob), 5, 6, 7, now_ms, now_ms, 0)
+                for part in range(3)
+            ]
+            ids = [receipt.struct_hash() for receipt in receipts]
+            lane = Lane(gateway.account, room.provider.account, keccak(b"service"), 1)
+            _, signed = extend_lane(LaneState(lane=lane), ids, [7, 7, 7], chain.keys[1], deployment.domain)
+            given = [BatchedReceipt.build(signed, ids, receipt) for receipt in receipts]
+
+            served = await proofs.demand_evidence(gateway, given[0])
+            assert served == demand_id(room.provider.account, ids[0])
+            await proofs.serve_evidence(room.provider, served, blob)
+            assert (await proofs.fetch_demand(served)).state is DemandState.SERVED
+
+            with pytest.raises(Reverted, match="did not sign this"):
+                await proofs.demand_evidence(validator, given[1])
+            consent = sign_consent(chain.keys[2], deployment.domain, validator.account, ids[1])
+            missed = await proofs.demand_evidence(validator, given[1], consent)
+            demand = await proofs.fetch_demand(missed)
+            assert (demand.state, demand.demander, demand.served) == (DemandState.OPEN, validator.account, 0)
+            await room.advance_to(demand.until_s)
+            await proofs.close_demand(validator, missed)
+            assert (await proofs.fetch_demand(missed)).state is DemandState.SILENT
+            assert await room.court.fetch_at_stake(room.provider.account, Role.PROVIDER) == STAKE // 2
+
+            changed = msgspec.structs.replace(receipts[2], cost=8)
+            batch = msgspec.structs.replace(signed.batch, seq=2, receipts_root=merkle_root([changed.struct_hash()]))
+            twice = SignedBatch(batch, chain.keys[1].sign(deployment.domain.digest(batch.struct_hash())))
+            lie = BatchedReceipt.build(twice, [changed.struct_hash()], changed)
+            await proofs.prove_two_receipts(validator, given[2], lie)
+            assert await room.court.fetch_at_stake(room.provider.account, Role.PROVIDER) == 0
 
     asyncio.run(story())
 
