@@ -162,7 +162,7 @@ def test_case_goes_from_secrets_to_slash(chain: RunningChain) -> None:
 
 
 def test_evidence_is_demanded_served_and_missed_on_chain(chain: RunningChain) -> None:
-    """The gateway demands, or lets a validator: one call's evidence is served, the other's is not; and a lie is proven."""
+    """The gateway demands, or lets a validator: one call's evidence is served, another's is not; a lie is proven."""
     deployment = deploy_on(chain, PARAMETERS)
     blob = bytes(n % 251 for n in range(70_000))
 
