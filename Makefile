@@ -11,12 +11,15 @@ NODE_STAMP := contracts/node_modules/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: help setup demo up down test check format lock contracts bench-gateway nightly clean
+.PHONY: help setup demo demo-trust up down test check format lock contracts bench-gateway nightly clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-setup: $(STAMP) ## Install everything into .venv, locked by hashes
+setdemo-trust: $(STAMP) ## Two cheats among honest providers: checked, challenged, judged, slashed, out of work
+	@$(BIN)/steelyard demo trust
+
+up: $(STAMP) ## Install everything into .venv, locked by hashes
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Steelyard needs Python 3.11 or newer, and none was found. Name one: make PYTHON=/path/to/python3 setup"; exit 2; }

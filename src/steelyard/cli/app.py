@@ -24,6 +24,7 @@ from steelyard import __version__
 from steelyard.cli import (
     auditing,
     backups,
+    calibrating,
     call_lists,
     chatting,
     diagnosis,
@@ -47,6 +48,7 @@ MODULES = (
     chatting,
     model_files,
     serving,
+    calibrating,
     key_commands,
     wallets,
     money,

@@ -16,7 +16,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +60,7 @@ class NetworkPlan:
         node, gateway, validator: further settings of those sections, by key.
         parameters: of the contracts; None takes a development chain's. funds: what accounts begin with.
         node_database: a node's database URL by its name; None keeps SQLite files in the home.
+        programs: what runs instead of ``steelyard node run``, by the node's name; for stories of cheats.
         is_dev_time: the chain's clock may be moved forward.
         rpc_url: a development chain that runs already (anvil, say) and has given gas to the accounts; "" starts ours.
     """
@@ -78,6 +79,7 @@ class NetworkPlan:
     parameters: DeploymentParameters | None = None
     funds: Funds = field(default_factory=Funds)
     node_database: Callable[[str], str] | None = None
+    programs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     is_dev_time: bool = False
     rpc_url: str = ""
 
@@ -146,12 +148,13 @@ class Network:
 
     async def start_node(self, name: str) -> Child:
         """Start one provider's node."""
-        arguments = ["node", "run", "--wallet", name]
+        program = self.plan.programs.get(name, ("-m", "steelyard", "node", "run"))
+        arguments = ["--wallet", name]
         arguments += [word for url in self.base_urls.values() for word in ("--gateway", url.removesuffix("/v1"))]
         arguments += [word for service in self.plan.services for word in ("--service", service.name)]
         if self.plan.node_database is not None:
             arguments += ["--database", self.plan.node_database(name)]
-        return await self.processes.start(name, arguments, environment=self.environment)
+        return await self.processes.start(name, arguments, environment=self.environment, program=program)
 
 
 @asynccontextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from steelyard.cli.invocation import Invocation
 from steelyard.cli.output import JsonFlag, example
 
+Story = Literal["money", "trust"]
 Providers = Annotated[int, typer.Option("--providers", min=1, max=16, help="How many providers serve the model.")]
 Port = Annotated[
     int | None, typer.Option("--port", min=0, max=65535, help="For clients: gateway.port; 0 takes a free one.")
@@ -25,16 +26,29 @@ ChainPort = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     panel = "The whole network on this machine"
-    app.command("demo", rich_help_panel=panel, epilog=example("steelyard demo"))(demo)
+    app.command("demo", rich_help_panel=panel, epilog=example("steelyard demo", "steelyard demo trust"))(demo)
     app.command("up", rich_help_panel=panel, epilog=example("steelyard up", "steelyard up --providers 1 --port 8081"))(
         up
     )
     app.command("down", rich_help_panel=panel, epilog=example("steelyard down"))(down)
 
 
-def demo(context: typer.Context, providers: Providers = 3) -> None:
-    """Run the whole loop for real, print what happened, and stop: chain, gateway, providers, calls, payment, audit."""
-    importlib.import_module("steelyard.cli.demo").run_demo(Invocation.of(context), providers=providers)
+def demo(
+    context: typer.Context,
+    story: Annotated[Story, typer.Argument(help="What to show: how money flows, or how cheats are caught.")] = "money",
+    providers: Annotated[
+        int | None, typer.Option("--providers", min=1, max=16, help="How many honest providers; 3, or 2 among cheats.")
+    ] = None,
+) -> None:
+    """Run the whole loop for real, print what happened, and stop: chain, gateway, providers, calls, payment, audit.
+
+    The story `trust` adds validators and two cheats, who are caught, judged, slashed and put out of work.
+    """
+    invocation = Invocation.of(context)
+    if story == "trust":
+        importlib.import_module("steelyard.cli.demo_trust").run_trust(invocation, honest=providers or 2)
+    else:
+        importlib.import_module("steelyard.cli.demo").run_demo(invocation, providers=providers or 3)
 
 
 def up(
