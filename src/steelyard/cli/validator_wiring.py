@@ -16,6 +16,7 @@ import structlog
 
 from steelyard.chain.court import CourtClient
 from steelyard.chain.ledger import LedgerClient
+from steelyard.chain.proofs import ProofsClient
 from steelyard.chain.registry import Role
 from steelyard.cli.chain_access import ChainAccess, Signer, open_chain, open_signer
 from steelyard.cli.engine_wiring import Engines, Ordered
@@ -35,6 +36,7 @@ from steelyard.validator.calibrations import Calibrations
 from steelyard.validator.challenges import Challenges
 from steelyard.validator.checker import Checkable
 from steelyard.validator.clerk import Clerk
+from steelyard.validator.demands import Demands
 from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed
 from steelyard.validator.gateway_client import GatewayClient
@@ -177,6 +179,18 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             database, blobs, court, ledger, signer.sender, domain, ahead=section.secrets_ahead, reveal_s=terms.reveal_s
         )
         await epochs.open()
+        demands = Demands(
+            book,
+            database,
+            chain.rpc,
+            ProofsClient(chain.rpc, chain.deployment),
+            signer.sender,
+            {feed.client.account: feed.client for feed in feeds},
+            checkables.find,
+            from_block=chain.deployment.block,
+            keep_s=terms.keep_s,
+            epoch_s=chain.deployment.epoch_s,
+        )
         backroom = Backroom()
         stack.push_async_callback(backroom.aclose)
         challenges = Challenges(book, blobs, court, chain.escrow, signer.sender, domain, checkables.find, backroom)
@@ -208,6 +222,7 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             validators=validators,
             checkables=checkables.find,
             prober=None if shop is None else Prober(shop, probes_per_hour=section.probes_per_hour),
+            demands=demands if section.is_demanding else None,
             settings=ValidatorSettings(
                 poll_s=section.poll_s,
                 beat_s=section.beat_s,

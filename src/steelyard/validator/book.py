@@ -32,8 +32,10 @@ from steelyard.storage.verdicts import (
     save_waited,
 )
 from steelyard.storage.waiting import WaitingRow
+from steelyard.validator.case_file import Material, encode_material
 from steelyard.validator.checker import Checked, micro_nats
 from steelyard.validator.feed import FeedState, SeenCall
+from steelyard.validator.gateway_client import ShownCall
 from steelyard.verification.betting import BETS
 from steelyard.verification.eprocess import (
     Suspicion,
@@ -190,6 +192,13 @@ def bets_of(checked: Checked) -> tuple[float, ...] | None:
     if checked.judgement.outcome is Outcome.ABSTAIN or checked.judgement.reason == SILENT:
         return None
     return (BREACH_LOG_E if checked.judgement.outcome is Outcome.FAIL else 0.0,) * BETS
+
+
+def material_of(call: SeenCall, shown: ShownCall | None, checked: Checked) -> bytes | None:
+    """Return what a challenge would show of a call, or None where nothing of it was weighed."""
+    if shown is None or bets_of(checked) is None:
+        return None
+    return encode_material(Material(call.order, call.receipt, call.signed, call.receipts, shown, checked.claimed))
 
 
 def was_weighed(row: VerdictRow) -> bool:

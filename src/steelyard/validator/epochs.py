@@ -30,6 +30,7 @@ from steelyard.protocol.verdicts_blob import VERDICTS_KIND, PublishedVerdict, en
 from steelyard.storage.blobs import BlobStore
 from steelyard.storage.database import Database
 from steelyard.storage.verdicts import SecretRow, VerdictRow, load_secrets, load_verdicts, mark_secret, save_secret
+from steelyard.storage.waiting import is_epoch_waiting
 from steelyard.verification.selection import SECRET_BYTES, commitment
 
 _log = structlog.get_logger("steelyard.validator")
@@ -120,6 +121,8 @@ class Epochs:
                 _log.error("secret_not_revealed_in_time", epoch=row.epoch)
         if not is_settled:
             return
+        if await is_epoch_waiting(self._database, row.epoch):
+            return  # a check of it waits for evidence, which is demanded within a bounded time
         await self._publish(row.epoch)
         await mark_secret(self._database, row.epoch, is_revealed=True)
         self._secrets[row.epoch] = SecretRow(row.epoch, row.secret, True, True)

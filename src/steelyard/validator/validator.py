@@ -22,10 +22,11 @@ from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import ChainError, PeerError, SteelyardError, Unavailable
 from steelyard.protocol.messages import Outcome
-from steelyard.validator.book import Book, bets_of
-from steelyard.validator.case_file import Material, encode_material
+from steelyard.storage.waiting import WaitingRow
+from steelyard.validator.book import Book, material_of
 from steelyard.validator.checker import Checkable, Checked, check_call
 from steelyard.validator.clerk import Clerk
+from steelyard.validator.demands import Demands, begin_waiting, relay_evidence
 from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed, SeenCall
 from steelyard.validator.gateway_client import ShownCall
@@ -33,6 +34,7 @@ from steelyard.validator.probes import Prober
 from steelyard.validator.record import LedgerRecord, Pair
 from steelyard.validator.settings import ValidatorSettings
 from steelyard.verification.selection import Standing, select_calls
+from steelyard.verification.verdict import Lack
 
 READ_BATCHES = 16
 PATIENCE_S = 30.0
@@ -46,7 +48,8 @@ class ValidatorParts:
 
     Attributes:
         account: its own. validators: who stakes as a validator now, to ask stakes of. checkables: by service id, as
-            they are now. prober: buys calls as an ordinary client, or None.
+            they are now. prober: buys calls as an ordinary client, or None. demands: asks on chain for evidence that is
+            not served; None: such calls abstain.
     """
 
     account: bytes
@@ -61,6 +64,7 @@ class ValidatorParts:
     checkables: Callable[[bytes], Awaitable[Checkable | None]]
     prober: Prober | None
     settings: ValidatorSettings
+    demands: Demands | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ class Validator:
             group.create_task(self._keep_beating())
             for feed in self._parts.feeds:
                 group.create_task(self._keep_reading(feed))
+            if self._parts.demands is not None:
+                group.create_task(self._keep_demanding(self._parts.demands))
             if self._parts.prober is not None and self._parts.prober.is_buying:
                 group.create_task(self._keep_probing(self._parts.prober))
 
@@ -113,6 +119,16 @@ class Validator:
         await self._parts.record.refresh()
         await self._parts.epochs.beat(block.timestamp_s)
         await self._parts.clerk.beat(block.timestamp_s)
+
+    async def _keep_demanding(self, demands: Demands) -> None:
+        while True:
+            await asyncio.sleep(self._parts.settings.beat_s)
+            try:
+                block = await self._parts.rpc.block("latest")
+                if block is not None:
+                    await demands.beat(block.timestamp_s)
+            except SteelyardError as error:
+                _log.warning("demands_wait", code=error.code, reason=error.message)
 
     # the feeds
 
@@ -147,6 +163,7 @@ class Validator:
             return 0
         book = self._parts.book
         found: list[tuple[SeenCall, str, int, Checked, bytes | None]] = []
+        waiting: list[WaitingRow] = []
         for call in await book.unjudged(calls):
             try:
                 selected_by = await self._select(call)
@@ -155,8 +172,11 @@ class Validator:
             if selected_by:
                 async with self._turns:
                     checked, shown = await self._check(feed, call)
-                found.append((call, selected_by, call.epoch, checked, _material(call, shown, checked)))
-        for row in await book.record(feed.client.account, place, found):
+                if self._parts.demands is not None and shown and checked.judgement.reason == Lack.EVIDENCE:
+                    waiting.append(begin_waiting(call, selected_by, shown))
+                    continue
+                found.append((call, selected_by, call.epoch, checked, material_of(call, shown, checked)))
+        for row in await book.record(feed.client.account, place, found, waiting):
             _log.info(
                 "call_checked",
                 provider=row.provider.hex(),
@@ -222,7 +242,7 @@ class Validator:
             return found
 
         checkable = await self._parts.checkables(call.order.service_id)
-        fetch_evidence = partial(feed.client.fetch_evidence, call.receipt_hash)
+        fetch_evidence = partial(relay_evidence, feed.client, call.receipt_hash)
         checked = await check_call(call.order, call.receipt, checkable, fetch_call, fetch_evidence)
         return checked, shown[0] if shown else None
 
@@ -230,9 +250,3 @@ class Validator:
         prober = self._parts.prober
         if prober is not None and checkable is not None and call.receipt_hash not in prober.receipts:
             prober.learn(shown.api, checkable.service.manifest.name, shown.body)
-
-
-def _material(call: SeenCall, shown: ShownCall | None, checked: Checked) -> bytes | None:
-    if shown is None or bets_of(checked) is None:
-        return None
-    return encode_material(Material(call.order, call.receipt, call.signed, call.receipts, shown, checked.claimed))
