@@ -127,9 +127,9 @@ contract Rewards is ReentrancyGuardTransient {
     /// @notice A time or the bond is zero.
     error ZeroTerm();
     /// @notice A proposer's stake could leave before its root is challenged: seconds both.
-    error UnbondingTooShort(uint48 unbondDelay, uint48 challengeSeconds);
-    /// @notice The account has not the stake of an active validator.
-    error NotActive(address account);
+    error UnbondingTooShort(uint48 unbondDelay, uint256 needed);
+    /// @notice The account's stake is below the minimum of `role`.
+    error NotActive(address account, uint8 role);
     /// @notice A root and its blob's digest are not zero.
     error EmptyRoot();
     /// @notice The epoch is not over; the running one is `current`.
@@ -145,7 +145,7 @@ contract Rewards is ReentrancyGuardTransient {
     /// @notice `openCases` cases against the proposal are open at the court.
     error Disputed(uint256 id, uint64 openCases);
     /// @notice The time for it begins at `readyAt`, Unix seconds.
-    error TooEarly(uint256 readyAt);
+    error TooEarly(uint48 readyAt);
     /// @notice (account, cumulative) is not under the root by this proof.
     error WrongProof(address account, uint256 cumulative);
     /// @notice The account has received this much before, or the purse is empty.
@@ -190,7 +190,7 @@ contract Rewards is ReentrancyGuardTransient {
         bytes32 cid,
         uint128 total
     ) external nonReentrant returns (uint256 id) {
-        if (!registry.isActive(msg.sender, VALIDATOR)) revert NotActive(msg.sender);
+        if (!registry.isActive(msg.sender, VALIDATOR)) revert NotActive(msg.sender, VALIDATOR);
         if (root == 0 || cid == 0) revert EmptyRoot();
         uint64 current = epochAt(block.timestamp);
         if (epoch >= current) revert EpochNotOver(epoch, current);
@@ -271,7 +271,7 @@ contract Rewards is ReentrancyGuardTransient {
     function roll(uint256 id) external {
         Proposal storage p = _proposals[id];
         if (p.state != State.Final || id == lastFinal) revert WrongState(id, p.state);
-        uint256 readyAt = uint256(p.finalAt) + purseSeconds;
+        uint48 readyAt = p.finalAt + purseSeconds;
         if (block.timestamp < readyAt) revert TooEarly(readyAt);
         uint128 amount = p.purse;
         if (amount == 0) revert NothingLeft();
