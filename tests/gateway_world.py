@@ -54,6 +54,7 @@ DEPLOYMENT = Deployment(
     ledger=b"\x06" * 20,
     court=b"\x07" * 20,
     proofs=b"\x08" * 20,
+    rewards=b"\x09" * 20,
     block=0,
     epoch_s=60,
     withdraw_delay_s=60,

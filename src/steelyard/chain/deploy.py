@@ -1,7 +1,7 @@
-"""Making a deployment: seven contracts, their roles, the first supply; and checking one that somebody else made.
+"""Making a deployment: eight contracts, their roles, the first supply; and checking one that somebody else made.
 
-1. Order: AccessManager, Yard, Registry, Escrow, Ledger, Court (which makes Proofs); roles in one transaction; supply;
-   handover to `admin`.
+1. Order: AccessManager, Yard, Registry, Escrow, Ledger, Court (which makes Proofs), Rewards; roles in one transaction;
+   Rewards becomes the escrow's protocol pot; supply; handover to `admin`.
 2. A journal file, where given, lets a deployment that was killed half way go on instead of beginning anew.
 3. No role reaches a deposit. Roles: 1 minter (Yard.mint), 2 slasher (Registry.lock, slash: the Court
    alone), 3 drawer (Registry.drawStake: the Escrow alone); all else that is restricted stays with the admin role 0.
@@ -42,7 +42,7 @@ async def deploy(
     """Deploy all contracts, wire their roles, mint the first supply, and return where they stand, verified.
 
     Args:
-        sender: the deployer; pays the gas, and is admin, treasury or pot where the parameters name none.
+        sender: the deployer; pays the gas, and is admin or treasury where the parameters name none.
         journal: a file that remembers each step; removed by the caller once the deployment is saved.
         entropy: draws the deployment id.
 
@@ -56,12 +56,12 @@ async def deploy(
     yard = await work.create("Yard", manager)
     delay, stakes = parameters.unbond_delay_s, list(parameters.min_stakes_nano)
     registry = await work.create("Registry", yard, manager, salt, delay, stakes)
-    pot = parameters.protocol_pot or deployer
-    escrow = await work.create("Escrow", yard, registry, manager, salt, parameters.withdraw_delay_s, pot)
+    escrow = await work.create("Escrow", yard, registry, manager, salt, parameters.withdraw_delay_s, deployer)
     ledger = await work.create("Ledger", parameters.epoch_s)
     court = await work.create("Court", escrow, ledger, salt, parameters.court.as_tuple())
     proofs = (await Contract(sender.rpc, "Court", court).read("proofs"))[0]
-    await work.wire(manager, yard, {SLASHER: (registry, court), DRAWER: (registry, escrow)})
+    rewards = await work.create("Rewards", court, *parameters.rewards.as_tuple())
+    await work.wire(manager, yard, {SLASHER: (registry, court), DRAWER: (registry, escrow)}, pot=rewards)
     chain_id = await sender.rpc.chain_id()
     deployment = Deployment(
         chain_id=chain_id,
@@ -73,6 +73,7 @@ async def deploy(
         ledger=ledger,
         court=court,
         proofs=proofs,
+        rewards=rewards,
         block=work.journal.block,
         epoch_s=parameters.epoch_s,
         withdraw_delay_s=parameters.withdraw_delay_s,
@@ -101,6 +102,7 @@ async def verify_deployment(rpc: ChainRpc, deployment: Deployment) -> None:
         "Ledger": deployment.ledger,
         "Court": deployment.court,
         "Proofs": deployment.proofs,
+        "Rewards": deployment.rewards,
     }
     codes = await rpc.batch_all([("eth_getCode", [format_hex(a), "latest"]) for a in addresses.values()])
     for (name, address), code in zip(addresses.items(), codes, strict=True):
@@ -119,6 +121,7 @@ async def _verify_links(rpc: ChainRpc, deployment: Deployment) -> None:
     ledger = Contract(rpc, "Ledger", deployment.ledger)
     yard = Contract(rpc, "Yard", deployment.yard)
     court = Contract(rpc, "Court", deployment.court)
+    rewards = Contract(rpc, "Rewards", deployment.rewards)
     functions = load_abi("Registry").functions
     draw, slash = functions["drawStake"].selector, functions["slash"].selector
     manager = Contract(rpc, "AccessManager", deployment.manager)
@@ -129,6 +132,7 @@ async def _verify_links(rpc: ChainRpc, deployment: Deployment) -> None:
         "the slasher role": (await manager.read("canCall", deployment.court, deployment.registry, slash))[0],
         "Court.epochSeconds": (await court.read("epochSeconds"))[0] == deployment.epoch_s,
         "Court.proofs": (await court.read("proofs"))[0] == deployment.proofs,
+        "Rewards.court": (await rewards.read("court"))[0] == deployment.court,
         "Court.escrow": (await court.read("escrow"))[0] == deployment.escrow,
         "Court.domainSeparator": (await court.read("domainSeparator"))[0] == deployment.domain.separator,
     }
@@ -168,8 +172,10 @@ class _Work:
         self.journal.record(name, receipt.contract)
         return receipt.contract
 
-    async def wire(self, manager_address: bytes, yard_address: bytes, holders: dict[int, tuple[bytes, bytes]]) -> None:
-        """Give roles to the contracts that hold them, role → (the contract that is called, its caller)."""
+    async def wire(
+        self, manager_address: bytes, yard_address: bytes, holders: dict[int, tuple[bytes, bytes]], *, pot: bytes
+    ) -> None:
+        """Give roles to the contracts that hold them, role → (the contract that is called, its caller); and the pot."""
         manager = Contract(self.sender.rpc, "AccessManager", manager_address)
         yard = Contract(self.sender.rpc, "Yard", yard_address)
         deployer = self.sender.account
@@ -195,6 +201,9 @@ class _Work:
             ("grantRole", MINTER, deployer, 0),
         ]
         await self._manage(manager, calls)
+        escrow = Contract(self.sender.rpc, "Escrow", holders[DRAWER][1])
+        if (await escrow.read("protocolPot"))[0] != pot:
+            await escrow.send(self.sender, "setProtocolPot", pot)
         supply = self.parameters.initial_supply_nano
         if supply and (await yard.read("totalSupply"))[0] == 0:
             await yard.send(self.sender, "mint", self.parameters.treasury or deployer, supply)

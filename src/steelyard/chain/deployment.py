@@ -19,8 +19,9 @@ from steelyard.errors import ConfigError
 from steelyard.protocol.ids import format_hex
 from steelyard.protocol.signing import Domain
 
-FORMAT = 2
-_SIZES = {"salt": 32, "manager": 20, "yard": 20, "registry": 20, "escrow": 20, "ledger": 20, "court": 20, "proofs": 20}
+FORMAT = 3
+_CONTRACTS = ("manager", "yard", "registry", "escrow", "ledger", "court", "proofs", "rewards")
+_SIZES = {"salt": 32, **dict.fromkeys(_CONTRACTS, 20)}
 _INTEGERS = ("chain_id", "block", "epoch_s", "withdraw_delay_s", "unbond_delay_s")
 
 
@@ -43,6 +44,7 @@ class Deployment:
     ledger: bytes
     court: bytes
     proofs: bytes
+    rewards: bytes
     block: int
     epoch_s: int
     withdraw_delay_s: int
@@ -56,8 +58,8 @@ class Deployment:
 
     @property
     def contracts(self) -> tuple[bytes, ...]:
-        """The addresses whose events tell the whole story: yard, registry, escrow, ledger, court, proofs."""
-        return (self.yard, self.registry, self.escrow, self.ledger, self.court, self.proofs)
+        """The addresses whose events tell the whole story: yard, registry, escrow, ledger, court, proofs, rewards."""
+        return (self.yard, self.registry, self.escrow, self.ledger, self.court, self.proofs, self.rewards)
 
     def to_json(self) -> str:
         """Return it as the JSON text of a deployment file."""
@@ -78,9 +80,9 @@ class Deployment:
             content = json.loads(text)
         except ValueError:
             raise ConfigError(f"{source} is no JSON") from None
-        if isinstance(content, dict) and content.get("format") == 1:
+        if isinstance(content, dict) and content.get("format") in range(1, FORMAT):
             raise ConfigError(
-                f"{source} was made by an earlier version, whose contracts know no court, and can't be used by this "
+                f"{source} was made by an earlier version, whose contracts were others, and can't be used by this "
                 "one: take out what it holds with the version that made it, and begin a new network in another home"
             )
         if not isinstance(content, dict) or content.get("format") != FORMAT:

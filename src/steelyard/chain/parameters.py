@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from steelyard.chain.reward_terms import RewardTerms
 from steelyard.chain.terms import CourtTerms
 from steelyard.errors import ConfigError
 from steelyard.protocol.hashing import ZERO32
@@ -26,10 +27,10 @@ class DeploymentParameters:
 
     Args:
         withdraw_delay_s, unbond_delay_s: seconds. epoch_s: seconds of an epoch.
-        min_stakes_nano: of a provider, a gateway and a validator. court: the court's terms.
+        min_stakes_nano: of a provider, a gateway and a validator.
+        court, rewards: the terms of the court and of the pot of rewards.
         initial_supply_nano: minted to `treasury` once.
-        treasury, protocol_pot, admin: 20 bytes; None is the deployer. `protocol_pot` is credited with the protocol's
-            shares; `admin` may grant and change roles, and mint.
+        treasury, admin: 20 bytes; None is the deployer. `admin` may grant and change roles, and mint.
         salt: 32 bytes, the deployment id; zero draws one.
     """
 
@@ -38,9 +39,9 @@ class DeploymentParameters:
     epoch_s: int = 60
     min_stakes_nano: tuple[int, int, int] = (100 * NANO_PER_YARD, 100 * NANO_PER_YARD, 100 * NANO_PER_YARD)
     court: CourtTerms = field(default_factory=CourtTerms)
+    rewards: RewardTerms = field(default_factory=RewardTerms)
     initial_supply_nano: int = 1_000_000_000 * NANO_PER_YARD
     treasury: bytes | None = None
-    protocol_pot: bytes | None = None
     admin: bytes | None = None
     salt: bytes = field(default=ZERO32)
 
@@ -62,11 +63,17 @@ class DeploymentParameters:
                 "evidence, a panel and an appeal take by the court's terms, or stake could leave before its case ends",
                 param="unbond_delay_s",
             )
+        if self.unbond_delay_s <= self.rewards.challenge_s:
+            raise ConfigError(
+                f"unbond_delay_s is {self.unbond_delay_s}: it must be longer than rewards.challenge_s, "
+                f"{self.rewards.challenge_s}, or a proposer's stake could leave before its root is challenged",
+                param="unbond_delay_s",
+            )
         if any(stake < 0 or stake >= 2**128 for stake in self.min_stakes_nano) or len(self.min_stakes_nano) != 3:
             raise ConfigError("min_stakes_nano is three amounts in nano, none below zero", param="min_stakes_nano")
         if not 0 <= self.initial_supply_nano < 2**128:
             raise ConfigError("initial_supply_nano must be between 0 and 2^128", param="initial_supply_nano")
-        for name in ("treasury", "protocol_pot", "admin"):
+        for name in ("treasury", "admin"):
             account = getattr(self, name)
             if account is not None and (len(account) != 20 or account == ZERO_ADDRESS):
                 raise ConfigError(f"{name} is no account: 20 bytes are needed, not all zero", param=name)

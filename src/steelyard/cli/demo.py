@@ -95,8 +95,8 @@ async def _balances(network: Network) -> dict[str, int]:
     from steelyard.chain.escrow import EscrowClient
     from steelyard.chain.rpc import ChainRpc
 
-    names = ["gateway", *network.accounts.providers, "builder", "data-pot", "protocol-pot"]
-    accounts = [network.accounts[name].account for name in names]
+    names = ["gateway", *network.accounts.providers, "builder", "data-pot", "rewards"]
+    accounts = [*(network.accounts[name].account for name in names[:-1]), network.deployment.rewards]
     async with ChainRpc([network.rpc_url]) as rpc:
         escrow = EscrowClient(rpc, network.deployment)
         wallets = await escrow.yard.fetch_balances(accounts)

@@ -28,7 +28,7 @@ from steelyard.protocol.pricing import NANO_PER_YARD
 from steelyard.protocol.signing import SigningKey
 from steelyard.storage.blobs import BlobStore
 
-FIXED_NAMES = ("deployer", "gateway", "builder", "data-pot", "protocol-pot", "me")
+FIXED_NAMES = ("deployer", "gateway", "builder", "data-pot", "me")
 STAKE_NANO = 1_000 * NANO_PER_YARD
 WALLET_NANO = 10_000 * NANO_PER_YARD
 DEPOSIT_NANO = 1_000 * NANO_PER_YARD

@@ -181,7 +181,7 @@ async def open_network(plan: NetworkPlan, report: Report) -> AsyncIterator[Netwo
         async with ChainRpc([network.rpc_url]) as rpc:
             is_there = settings.deployment_file.exists()
             report("finding the contracts" if is_there else "deploying the contracts")
-            parameters = plan.parameters or DeploymentParameters(protocol_pot=accounts["protocol-pot"].account)
+            parameters = plan.parameters or DeploymentParameters()
             network.deployment = await open_deployment(rpc, accounts, settings.deployment_file, parameters)
             genesis = Genesis(rpc, network.deployment, accounts, plan.funds, FolderBlobs(settings.blobs_folder), report)
             await genesis.build(plan.services, [url.removesuffix("/v1") for url in network.base_urls.values()])

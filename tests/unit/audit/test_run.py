@@ -13,7 +13,8 @@ from steelyard.errors import BadRequest, ChainError
 
 DEPLOYMENT = Deployment(
     chain_id=1, salt=b"\x01" * 32, manager=b"\x02" * 20, yard=b"\x03" * 20, registry=b"\x04" * 20, escrow=b"\x05" * 20,
-    ledger=b"\x06" * 20, court=b"\x07" * 20, proofs=b"\x08" * 20, block=7, epoch_s=1, withdraw_delay_s=1, unbond_delay_s=2,
+    ledger=b"\x06" * 20, court=b"\x07" * 20, proofs=b"\x08" * 20, rewards=b"\x09" * 20, block=7,
+    epoch_s=1, withdraw_delay_s=1, unbond_delay_s=2,
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ DEPLOYMENT = Deployment(
     ledger=ADDRESS,
     court=ADDRESS,
     proofs=ADDRESS,
+    rewards=ADDRESS,
     block=0,
     epoch_s=60,
     withdraw_delay_s=60,

@@ -11,6 +11,7 @@ import pytest
 
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.parameters import DeploymentParameters
+from steelyard.chain.reward_terms import RewardTerms
 from steelyard.errors import ConfigError
 from steelyard.protocol.signing import Domain
 
@@ -24,6 +25,7 @@ DEPLOYMENT = Deployment(
     ledger=b"\x06" * 20,
     court=b"\x07" * 20,
     proofs=b"\x08" * 20,
+    rewards=b"\x09" * 20,
     block=7,
     epoch_s=60,
     withdraw_delay_s=600,
@@ -53,7 +55,8 @@ def test_deployment_json_comes_back_the_same(tmp_path: Path) -> None:
         ("block", -1, "block must be a whole number"),
         ("development", 1, "development must be true or false"),
         ("format", 1, "made by an earlier version.* begin a new network"),
-        ("format", 3, "no deployment file of format 2"),
+        ("format", 2, "made by an earlier version.* begin a new network"),
+        ("format", 4, "no deployment file of format 3"),
         ("extra", 1, "lacks or has too much: extra"),
     ],
 )
@@ -97,7 +100,8 @@ def test_deployment_missing_file_names_the_command(tmp_path: Path) -> None:
         ({"min_stakes_nano": (1, 1)}, "three amounts"),
         ({"initial_supply_nano": 2**128}, "initial_supply_nano"),
         ({"treasury": b"\x00" * 20}, "treasury is no account"),
-        ({"protocol_pot": b"\x01"}, "protocol_pot is no account"),
+        ({"admin": b"\x01"}, "admin is no account"),
+        ({"rewards": RewardTerms(challenge_s=3_600)}, "longer than rewards.challenge_s"),
         ({"salt": b"\x01"}, "salt must be 32 bytes"),
     ],
 )
