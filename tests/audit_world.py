@@ -1,4 +1,4 @@
-"""A small twin of Yard, Registry and Escrow that only emits events: histories for the audit's tests.
+"""A small twin of the contracts that hold YARD, which only emits events: histories for the audit's tests.
 
     world = World(seed)            # two gateways, two providers, two services, everybody funded
     world.act(7, 123)              # one random deed, valid by the contracts' rules
@@ -17,6 +17,8 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
+from tests.audit_twins import CourtTwin, PotTwin
+
 from steelyard.audit.books import Contracts, Entry
 from steelyard.audit.views import Question
 from steelyard.protocol.hashing import keccak
@@ -27,8 +29,11 @@ from steelyard.protocol.signing import Domain, SigningKey
 
 ZERO = b"\x00" * 20
 DOMAIN = Domain(31415, b"\x07" * 32)
-CONTRACTS = Contracts(yard=b"\xa1" * 20, registry=b"\xa2" * 20, escrow=b"\xa3" * 20)
-POT, DATA_POT, BUILDER, STRANGER = (bytes([n]) * 20 for n in (0xB1, 0xB2, 0xB3, 0xB4))
+CONTRACTS = Contracts(
+    yard=b"\xa1" * 20, registry=b"\xa2" * 20, escrow=b"\xa3" * 20, court=b"\xa4" * 20, rewards=b"\xa5" * 20
+)
+POT = CONTRACTS.rewards
+DATA_POT, BUILDER, STRANGER = (bytes([n]) * 20 for n in (0xB2, 0xB3, 0xB4))
 GATEWAYS = tuple(SigningKey(bytes([n]) * 32) for n in (1, 2))
 PROVIDERS = tuple(SigningKey(bytes([n]) * 32) for n in (3, 4))
 SERVICES = {b"\x51" * 32: (6667, 3333, 0, 0), b"\x52" * 32: (7001, 1499, 999, 501)}
@@ -65,13 +70,15 @@ class World:
         self.announced: defaultdict[bytes, int] = defaultdict(int)
         self.unswept: defaultdict[bytes, int] = defaultdict(int)
         self.lanes: dict[bytes, LaneWorld] = {}
+        self.court = CourtTwin(self)
+        self.pot = PotTwin(self)
         self._begin()
         self.emit("Escrow", "ProtocolPotSet", pot=POT)
         for service, split in SERVICES.items():
             self.emit("Registry", "ServiceRegistered", serviceId=service, builder=BUILDER, dataPot=DATA_POT,
                       name=f"s{service[0]}", kind="echo", manifest=b"\x01" * 32, splitBps=split)  # fmt: skip
         for account in (*GATEWAYS, *PROVIDERS):
-            self._transfer(ZERO, account.account, 1000 * YARD)
+            self.transfer(ZERO, account.account, 1000 * YARD)
         for provider in PROVIDERS:
             self._stake(provider.account, 1, 100 * YARD)
             for service in SERVICES:
@@ -99,10 +106,17 @@ class World:
             lambda: self._withdraw(gateway, size),
             lambda: self._unbond(gateway, 2, size),
             lambda: self._finish_unbond(gateway, 2),
-            lambda: self._slash(provider, size % (3 * YARD), (ZERO, STRANGER)[size % 2]),
-            lambda: self._transfer(provider, CONTRACTS.escrow, min(size, self.wallets[provider])),
-            lambda: self._transfer(provider, STRANGER, min(size, self.wallets[provider])),
-            lambda: self._transfer(ZERO, STRANGER, size),
+            lambda: self.court.punish(provider, size % (3 * YARD), key),
+            lambda: self.transfer(provider, CONTRACTS.escrow, min(size, self.wallets[provider])),
+            lambda: self.transfer(provider, STRANGER, min(size, self.wallets[provider])),
+            lambda: self.transfer(ZERO, STRANGER, size),
+            lambda: self.court.post_bond(provider, 1 + size % YARD),
+            lambda: self.court.release_bond((ZERO, STRANGER, provider)[size % 3], size),
+            lambda: self.pot.collect(),
+            lambda: self.pot.propose(provider, size),
+            lambda: self.pot.settle(),
+            lambda: self.pot.claim(STRANGER, size),
+            lambda: self.pot.burn_rest(),
         )
         deeds[deed % len(deeds)]()
 
@@ -181,7 +195,7 @@ class World:
             return 0
         self._take(lane.gateway, 2, taken)
         self.emit("Registry", "Drawn", gateway=lane.gateway, drawer=CONTRACTS.escrow, amount=taken)
-        self._transfer(CONTRACTS.registry, CONTRACTS.escrow, taken)
+        self.transfer(CONTRACTS.registry, CONTRACTS.escrow, taken)
         self.emit("Escrow", "StakeDrawn", gateway=lane.gateway, lane=lane.key, amount=taken)
         return taken
 
@@ -190,7 +204,7 @@ class World:
         amount = self.unswept.pop(account, 0)
         if amount:
             self.emit("Escrow", "Swept", account=account, amount=amount)
-            self._transfer(CONTRACTS.escrow, account, amount)
+            self.transfer(CONTRACTS.escrow, account, amount)
 
     def answers(self, question: Question) -> tuple[int, ...]:
         """Return what the contracts would say."""
@@ -210,13 +224,26 @@ class World:
                 return (self.unswept[arguments[0]],)
             case "laneOf":
                 return (self.lanes[arguments[0]].accepted, self.lanes[arguments[0]].paid)
+            case "compensatedOn":
+                return (self.court.compensated[arguments[0]],)
+            case "claimedBy":
+                return (self.pot.claimed[arguments[0]],)
+            case "paid":
+                return (self.pot.paid,)
+            case "burned":
+                return (self.pot.burned,)
+            case "bonds":
+                return (self.pot.bonds,)
+            case "lastFinal":
+                return (self.pot.last_final,)
         raise AssertionError(question)
 
     def _begin(self) -> None:
         self.block += 1
         self.tx = keccak(self.tx)
 
-    def _transfer(self, sender: bytes, to: bytes, value: int) -> None:
+    def transfer(self, sender: bytes, to: bytes, value: int) -> None:
+        """Move tokens; from or to zero mints or burns."""
         if sender != ZERO:
             self.wallets[sender] -= value
         if to != ZERO:
@@ -226,7 +253,7 @@ class World:
     def _stake(self, account: bytes, role: int, amount: int) -> None:
         self.stakes[account, role] += amount
         self.emit("Registry", "Staked", account=account, role=role, payer=account, amount=amount)
-        self._transfer(account, CONTRACTS.registry, amount)
+        self.transfer(account, CONTRACTS.registry, amount)
 
     def _unbond(self, account: bytes, role: int, size: int) -> None:
         amount = size % (self.stakes[account, role] + 1)
@@ -239,26 +266,26 @@ class World:
         amount = self.unbonding.pop((account, role), 0)
         if amount:
             self.emit("Registry", "UnbondFinished", account=account, role=role, amount=amount)
-            self._transfer(CONTRACTS.registry, account, amount)
+            self.transfer(CONTRACTS.registry, account, amount)
 
     def _take(self, account: bytes, role: int, amount: int) -> None:
         first = min(amount, self.unbonding[account, role])
         self.unbonding[account, role] -= first
         self.stakes[account, role] -= amount - first
 
-    def _slash(self, account: bytes, amount: int, to: bytes) -> None:
-        amount = min(amount, self.stakes[account, 1])
+    def slash(self, account: bytes, amount: int, to: bytes) -> None:
+        """Take a provider's stake away, to someone or (zero) nobody."""
         if amount:
             self._take(account, 1, amount)
             self.emit("Registry", "Slashed", account=account, role=1, amount=amount, to=to)
-            self._transfer(CONTRACTS.registry, to, amount)
+            self.transfer(CONTRACTS.registry, to, amount)
 
     def _deposit(self, gateway: bytes, amount: int) -> None:
         amount = min(amount, self.wallets[gateway])
         if amount:
             self.deposits[gateway] += amount
             self.emit("Escrow", "Deposited", gateway=gateway, payer=gateway, amount=amount)
-            self._transfer(gateway, CONTRACTS.escrow, amount)
+            self.transfer(gateway, CONTRACTS.escrow, amount)
 
     def _withdraw(self, gateway: bytes, size: int) -> None:
         amount = size % (self.deposits[gateway] + 1)
@@ -267,7 +294,7 @@ class World:
         self.emit("Escrow", "WithdrawalAnnounced", gateway=gateway, amount=amount, readyAt=5)
         self.deposits[gateway] -= amount
         self.emit("Escrow", "Withdrawn", gateway=gateway, amount=amount)
-        self._transfer(CONTRACTS.escrow, gateway, amount)
+        self.transfer(CONTRACTS.escrow, gateway, amount)
 
     def _order(self, lane: Lane) -> Order:
         return Order(

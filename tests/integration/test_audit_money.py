@@ -15,11 +15,15 @@ from tests.chains import CHAIN_KINDS, RunningChain, open_chain
 
 from steelyard.audit.report import AuditReport
 from steelyard.audit.run import run_audit
+from steelyard.chain.cases import CaseKind
+from steelyard.chain.court import CourtClient
 from steelyard.chain.deploy import deploy
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import EscrowClient
 from steelyard.chain.parameters import DeploymentParameters
 from steelyard.chain.registry import RegistryClient, Role, Split
+from steelyard.chain.reward_terms import RewardTerms
+from steelyard.chain.rewards import ProposalState, RewardsClient
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
 from steelyard.chain.terms import CourtTerms
@@ -31,6 +35,7 @@ from steelyard.protocol.ids import service_id
 from steelyard.protocol.lanes import LaneState, SignedBatch, extend_lane, sign_voucher
 from steelyard.protocol.messages import Lane, Offer, Order, Receipt
 from steelyard.protocol.pricing import call_cost
+from steelyard.protocol.rewards_blob import build_share_proof, shares_root
 from steelyard.protocol.signing import SigningKey
 from steelyard.storage.blobs import FolderBlobs
 
@@ -42,7 +47,12 @@ MANIFEST = b"\x11" * 32
 SPLIT = Split(7_001, 1_499, 999, 501)
 TERMS = CourtTerms(reveal_s=1, commit_s=1, vote_s=1, appeal_s=1, keep_s=1, evidence_s=1)
 PARAMETERS = DeploymentParameters(
-    withdraw_delay_s=1, unbond_delay_s=13, epoch_s=1, min_stakes_nano=(YARD, YARD, YARD), court=TERMS
+    withdraw_delay_s=1,
+    unbond_delay_s=13,
+    epoch_s=1,
+    min_stakes_nano=(YARD, YARD, YARD),
+    court=TERMS,
+    rewards=RewardTerms(challenge_s=1, purse_s=1, bond_nano=3 * YARD),
 )
 
 Batches = list[tuple[SignedBatch, list[tuple[Order, Receipt]]]]
@@ -149,6 +159,42 @@ def tell(kind: str, folder: Path, plot: Callable[[Story], Awaitable[None]]) -> N
 
     with open_chain(kind, key_count=6) as chain:
         asyncio.run(run(chain))
+
+
+@pytest.mark.parametrize("kind", CHAIN_KINDS)
+def test_audit_of_bonds_and_rewards_says_yes(kind: str, tmp_path: Path) -> None:
+    """A bond, income of the pot, a final root, a claim, the burned tenth and a pending root: all is conserved."""
+
+    async def plot(story: Story) -> None:
+        owner, provider = story.senders[story.owner.account], story.senders[story.provider.account]
+        rewards, court = RewardsClient(story.rpc, story.deployment), CourtClient(story.rpc, story.deployment)
+        await story.registry.stake(provider, Role.VALIDATOR, 10 * YARD)
+        state, batches = story.serve(story.open_lane())
+        await story.redeem(state, batches)
+        await court.open_case(owner, CaseKind.CHEAT, story.provider.account, service_id(SERVICE), b"\x01" * 32)
+        await asyncio.to_thread(story.chain.advance_time, 2)
+        await rewards.collect(owner)
+        came_in = (await rewards.fetch_money()).received_nano
+        assert came_in == state.cumulative * SPLIT.protocol_bps // 10_000 > 0
+
+        shares = {story.provider.account: came_in // 3, story.gateway.account: came_in // 5}
+        total, proof = sum(shares.values()), build_share_proof(shares, story.provider.account)
+        for _ in range(2):
+            block = await story.rpc.block("latest")
+            assert block is not None
+            number = await rewards.propose(provider, block.timestamp_s - 1, shares_root(shares), b"\x02" * 32, total)
+            await asyncio.to_thread(story.chain.advance_time, 2)
+        assert await rewards.settle(owner, 1) is ProposalState.FINAL
+        await rewards.claim(owner, 1, story.provider.account, came_in // 3, proof)
+        await rewards.burn_rest(owner)
+
+        report = await story.audit()
+        assert (report.verdict, report.findings) == ("yes", ())
+        books, totals = report.books, report.books.totals()
+        assert sum(totals.values()) == books.minted - books.burned == await story.registry.yard.fetch_total_supply()
+        assert totals["bonds"] == TERMS.bond_nano + PARAMETERS.rewards.bond_nano
+        assert totals["pot"] == came_in - came_in // 3 - came_in // 10
+        assert (books.pot.claimed[story.provider.account], books.pot.last_final, number) == (came_in // 3, 1, 2)
 
 
 @pytest.mark.parametrize("kind", CHAIN_KINDS)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.audit_world import BUILDER, CONTRACTS, DOMAIN, GATEWAYS, LaneWorld, World, build
+from tests.audit_world import BUILDER, CONTRACTS, DOMAIN, GATEWAYS, PROVIDERS, ZERO, LaneWorld, World, build
 
 from steelyard.audit.books import Publication
 from steelyard.audit.calls import CallIndex, LaneProof, prove_lane
@@ -18,7 +18,7 @@ from steelyard.audit.views import compare_views, list_expectations
 from steelyard.protocol.lanes import SignedBatch
 from steelyard.protocol.pricing import call_cost
 
-deeds = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 10**10)), max_size=30)
+deeds = st.lists(st.tuples(st.integers(0, 18), st.integers(0, 10**10)), max_size=40)
 seeds = st.integers(0, 2**32)
 
 
@@ -166,7 +166,7 @@ def _double_sweep(world: World, lane: LaneWorld) -> None:
     amount = next(e.values["amount"] for e in reversed(world.entries) if e.name == "Swept")
     world._begin()
     world.emit("Escrow", "Swept", account=account, amount=amount)
-    world._transfer(CONTRACTS.escrow, account, amount)
+    world.transfer(CONTRACTS.escrow, account, amount)
 
 
 def _double_redemption(world: World, lane: LaneWorld) -> None:
@@ -202,7 +202,7 @@ def _underpay(world: World, lane: LaneWorld) -> None:
 
 def _leak(world: World, lane: LaneWorld) -> None:
     world._begin()
-    world._transfer(CONTRACTS.escrow, BUILDER, 1)
+    world.transfer(CONTRACTS.escrow, BUILDER, 1)
 
 
 def _inflate_supply(world: World, lane: LaneWorld) -> None:
@@ -214,16 +214,106 @@ def _withdraw_early(world: World, lane: LaneWorld) -> None:
     gateway = GATEWAYS[0].account
     world.deposits[gateway] -= 1
     world.emit("Escrow", "Withdrawn", gateway=gateway, amount=1)
-    world._transfer(CONTRACTS.escrow, gateway, 1)
+    world.transfer(CONTRACTS.escrow, gateway, 1)
 
 
 def _draw_unseen(world: World, lane: LaneWorld) -> None:
     world._begin()
     world.emit("Registry", "Drawn", gateway=GATEWAYS[1].account, drawer=CONTRACTS.escrow, amount=1)
-    world._transfer(CONTRACTS.registry, CONTRACTS.escrow, 1)
+    world.transfer(CONTRACTS.registry, CONTRACTS.escrow, 1)
+
+
+def _bond_twice(world: World, lane: LaneWorld) -> None:
+    world.court.post_bond(GATEWAYS[0].account, 10)
+    matter = list(world.court.bonds)[-1]
+    for _ in range(2):
+        world.emit("Court", "BondReleased", matter=matter, to=BUILDER, amount=10)
+        world.transfer(CONTRACTS.court, BUILDER, 10)
+
+
+def _bond_kept(world: World, lane: LaneWorld) -> None:
+    world.emit("Court", "BondPosted", matter=b"\x77" * 32, payer=BUILDER, amount=10)
+
+
+def _slash_untold(world: World, lane: LaneWorld) -> None:
+    world.court.punish(PROVIDERS[0].account, 100, b"")
+    last = world.entries[-1]
+    assert last.name == "Punished"
+    world.entries[-1] = replace(last, values=dict(last.values) | {"taken": last.values["taken"] + 1})
+
+
+def _informer_greedy(world: World, lane: LaneWorld) -> None:
+    world.slash(PROVIDERS[0].account, 20, BUILDER)
+    world.emit("Court", "Punished", matter=b"\x0c" * 32, account=PROVIDERS[0].account, role=1, taken=20, toHarmed=0,
+               informer=BUILDER, toInformer=20)  # fmt: skip
+
+
+def _overcompensate(world: World, lane: LaneWorld) -> None:
+    key, amount = lane.state.lane.key, lane.paid - world.court.compensated[lane.state.lane.key] + 1
+    world.emit("Court", "Compensated", matter=b"\x0c" * 32, lane=key, gateway=GATEWAYS[0].account, amount=amount)
+    world.court.compensated[key] += amount
+
+
+def _fund_pot(world: World) -> None:
+    """Have income that one proposal and its claims can be made from."""
+    world.transfer(ZERO, CONTRACTS.rewards, 1_000)
+    while any(one.get("state") == 1 for one in world.pot.proposals):
+        world.pot.settle()
+    world.pot.propose(GATEWAYS[0].account, 0)
+
+
+def _promise_too_much(world: World, lane: LaneWorld) -> None:
+    _fund_pot(world)
+    index = [at for at, e in enumerate(world.entries) if e.name == "Proposed"][-1]
+    last = world.entries[index]
+    total = world.pot.received * 9 // 10 + 1
+    world.entries[index] = replace(last, values=dict(last.values) | {"total": total})
+
+
+def _settle_on_another(world: World, lane: LaneWorld) -> None:
+    _fund_pot(world)
+    index = [at for at, e in enumerate(world.entries) if e.name == "Proposed"][-1]
+    last = world.entries[index]
+    world.entries[index] = replace(last, values=dict(last.values) | {"base": last.values["id"] + 5})
+
+
+def _claim_void(world: World, lane: LaneWorld) -> None:
+    _fund_pot(world)
+    world.emit("Rewards", "Claimed", id=999, account=BUILDER, amount=1, cumulative=world.pot.claimed[BUILDER] + 1)
+    world.transfer(CONTRACTS.rewards, BUILDER, 1)
+    world.pot.paid += 1
+    world.pot.claimed[BUILDER] += 1
+
+
+def _leak_pot(world: World, lane: LaneWorld) -> None:
+    _fund_pot(world)
+    world.transfer(CONTRACTS.rewards, BUILDER, 1)
+
+
+def _burn_too_much(world: World, lane: LaneWorld) -> None:
+    _fund_pot(world)
+    amount = world.pot.received // 10 - world.pot.burned + 1
+    world.pot.burned += amount
+    world.emit("Rewards", "RestBurned", amount=amount)
+    world.transfer(CONTRACTS.rewards, ZERO, amount)
+
+
+def _misread_pot(world: World, lane: LaneWorld) -> None:
+    world.emit("Rewards", "Collected", epoch=10**6, received=world.pot.received + 1)
 
 
 CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
+    "bond given back twice": (_bond_twice, "bond_overdrawn"),
+    "bond that never came": (_bond_kept, "vault_short"),
+    "slash told wrongly": (_slash_untold, "slash_differs"),
+    "informer paid all of it": (_informer_greedy, "slash_differs"),
+    "gateway paid back too much": (_overcompensate, "overcompensated"),
+    "root above the cap": (_promise_too_much, "above_cap"),
+    "root on another base": (_settle_on_another, "wrong_root_order"),
+    "claim without a final root": (_claim_void, "reward_overdrawn"),
+    "leak from the pot": (_leak_pot, "vault_short"),
+    "burned above a tenth": (_burn_too_much, "above_cap"),
+    "pot read wrongly": (_misread_pot, "pot_differs"),
     "altered leaf": (_alter_leaf, "altered_leaf"),
     "dropped leaf": (_drop_leaf, "altered_leaf"),
     "forged signature": (_forge_signature, "forged_signature"),
@@ -302,6 +392,18 @@ def test_audit_of_strangers_rubbish_says_no_only_of_its_own_provider(seed: int, 
     world.emit("Escrow", "CallsPublished", publisher=BUILDER, blob=b"\x99" * 32)
     assert verdict_of(audit(world)[0]) == "yes"
     assert verdict_of(audit(world, frozenset({own}))[0]) == "not provable"
+
+
+@given(seeds, deeds)
+def test_audit_of_a_slash_by_another_than_the_court_notes_it(seed: int, history: list[tuple[int, int]]) -> None:
+    """Whoever else holds the slasher's role is seen; no money is lost from the sum by it."""
+    world, _ = build_world(seed, history)
+    world._begin()
+    world.slash(PROVIDERS[0].account, min(5, world.stakes[PROVIDERS[0].account, 1]), BUILDER)
+    findings, _ = audit(world)
+    is_slashed = world.entries[-1].name == "Transfer"
+    assert [(f.code, f.severity) for f in findings] == [("foreign_slash", "note")] * is_slashed
+    assert verdict_of(findings) == "yes"
 
 
 def test_call_cost_of_the_world_is_above_zero() -> None:

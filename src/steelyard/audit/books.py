@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ROLES = {1: "provider", 2: "gateway", 3: "validator"}
+VAULTS = ("registry", "escrow", "court", "rewards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One event of the chain: its contract ("Yard", "Registry", "Escrow"), its values by ABI name, where it stands."""
+    """One event of the chain: its contract ("Yard", "Registry", …), its values by ABI name, where it stands."""
 
     contract: str
     name: str
@@ -34,6 +35,8 @@ class Contracts:
     yard: bytes
     registry: bytes
     escrow: bytes
+    court: bytes
+    rewards: bytes
 
 
 @dataclass(slots=True)
@@ -110,6 +113,31 @@ class Publication:
     tx: bytes
 
 
+@dataclass(slots=True)
+class PotBooks:
+    """The pot of rewards: what came in is paid, burned or there; each final root pays from its own purse."""
+
+    paid: int = 0
+    burned: int = 0
+    last_final: int = 0
+    readings: list[tuple[int, int]] = field(default_factory=list)  # epoch, what had come in by its first reading
+    totals: dict[int, int] = field(default_factory=dict)  # by proposal
+    bases: dict[int, int] = field(default_factory=dict)
+    purses: dict[int, int] = field(default_factory=dict)  # by final root
+    claimed: defaultdict[bytes, int] = field(default_factory=lambda: defaultdict(int))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostedRoot:
+    """A root that somebody posted on the ledger; `cid` is the sha256 digest of the leaves' blob."""
+
+    publisher: bytes
+    kind: bytes
+    epoch: int
+    root: bytes
+    cid: bytes
+
+
 def _amounts() -> defaultdict[Any, int]:
     return defaultdict(int)
 
@@ -132,23 +160,40 @@ class Books:
     offers: defaultdict[tuple[bytes, bytes], list[PostedOffer]] = field(default_factory=lambda: defaultdict(list))
     published: list[Publication] = field(default_factory=list)
     protocol_pot: bytes = b""
-    # what the two vaults owe by their own events, what strangers sent them unasked, and the transaction being read
-    registry_owes: int = 0
-    escrow_owes: int = 0
-    registry_stray: int = 0
-    escrow_stray: int = 0
+    # the court and the pot: bonds by (contract, matter), what gateways got back by lane, what was slashed and by whom
+    bonds: defaultdict[tuple[str, bytes], int] = field(default_factory=_amounts)
+    compensated: defaultdict[bytes, int] = field(default_factory=_amounts)
+    pot: PotBooks = field(default_factory=PotBooks)
+    # what validators said on chain: roots by kind, and the secrets that chose their checks, by (validator, epoch)
+    posted: list[PostedRoot] = field(default_factory=list)
+    secrets: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
+    # what each vault owes by its own events, what strangers sent it unasked, and the transaction being read
+    owes: defaultdict[str, int] = field(default_factory=_amounts)
+    stray: defaultdict[str, int] = field(default_factory=_amounts)
     tx: bytes = b""
+    slashed: defaultdict[tuple[bytes, int], int] = field(default_factory=_amounts)
     lane_drawn: defaultdict[bytes, int] = field(default_factory=_amounts)
     stake_drawn: defaultdict[bytes, int] = field(default_factory=_amounts)
 
+    @property
+    def vaults(self) -> dict[str, bytes]:
+        """The contracts that hold others' YARD, by name."""
+        return {name: getattr(self.contracts, name) for name in VAULTS}
+
+    def bonds_of(self, contract: str) -> int:
+        """Return the bonds that a contract holds."""
+        return sum(amount for (holder, _), amount in self.bonds.items() if holder == contract)
+
     def totals(self) -> dict[str, int]:
         """Return where all YARD is; the parts add up to `minted - burned` unless a finding says otherwise."""
-        vaults = (self.contracts.registry, self.contracts.escrow)
+        vaults = self.vaults.values()
         return {
             "wallets": sum(amount for account, amount in self.wallets.items() if account not in vaults),
             "deposits": sum(gateway.remaining for gateway in self.gateways.values()),
             "unswept": sum(self.unswept.values()),
             "stakes": sum(self.stakes.values()),
             "unbonding": sum(self.unbonding.values()),
-            "stray": self.registry_stray + self.escrow_stray,
+            "bonds": sum(self.bonds.values()),
+            "pot": self.owes["rewards"] - self.bonds_of("Rewards"),
+            "stray": sum(self.stray.values()),
         }

@@ -18,7 +18,7 @@ from steelyard.protocol.pricing import split_payment
 
 def _deposited(books: Books, entry: Entry) -> Iterable[Finding]:
     books.gateways[entry.values["gateway"]].deposited += entry.values["amount"]
-    books.escrow_owes += entry.values["amount"]
+    books.owes["escrow"] += entry.values["amount"]
     return ()
 
 
@@ -46,7 +46,7 @@ def _withdrawn(books: Books, entry: Entry) -> Iterable[Finding]:
         yield finding_at(entry, "deposit_overdrawn", message, account=account)
     gateway.withdrawn += amount
     gateway.announced = 0
-    books.escrow_owes -= amount
+    books.owes["escrow"] -= amount
 
 
 def _lane_opened(books: Books, entry: Entry) -> Iterable[Finding]:
@@ -63,7 +63,7 @@ def _stake_drawn(books: Books, entry: Entry) -> Iterable[Finding]:
     books.stake_drawn[gateway] -= amount
     books.lane_drawn[entry.values["lane"]] += amount
     books.gateways[gateway].drawn += amount
-    books.escrow_owes += amount
+    books.owes["escrow"] += amount
     if books.stake_drawn[gateway] < 0:
         message = f"the escrow credited {amount} nano from the stake of {show(gateway)} that the registry didn't give"
         yield finding_at(entry, "draw_differs", message, account=gateway)
@@ -91,7 +91,7 @@ def _lane_redeemed(books: Books, entry: Entry) -> Iterable[Finding]:
     if service is None:
         message = f"lane {show(key)} is paid for service {show(lane.service_id)}, never registered"
         yield finding_at(entry, "unknown_service", message, lane=key)
-        books.escrow_owes -= paid
+        books.owes["escrow"] -= paid
         return
     payees = (lane.provider, service.builder, service.data_pot, books.protocol_pot)
     for payee, share in zip(payees, split_payment(paid, service.split), strict=True):
@@ -137,7 +137,7 @@ def _swept(books: Books, entry: Entry) -> Iterable[Finding]:
         message = f"{show(account)} was paid out {amount} nano and its shares add up to {held}"
         yield finding_at(entry, "skewed_split", message, account=account)
     books.unswept[account] -= amount
-    books.escrow_owes -= amount
+    books.owes["escrow"] -= amount
 
 
 def _protocol_pot_set(books: Books, entry: Entry) -> Iterable[Finding]:

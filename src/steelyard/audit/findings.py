@@ -25,6 +25,15 @@ CODES: dict[str, str] = {
     "view_differs": "a contract's own answer is not what its events add up to",
     "stake_overdrawn": "more stake was taken than was there",
     "draw_differs": "the registry and the escrow disagree on what was drawn from a stake",
+    # the court and the pot of rewards
+    "bond_overdrawn": "more of a bond was given back or burned than was posted",
+    "slash_differs": "the court says that it took, or gave on, something else than was slashed",
+    "overcompensated": "a gateway got back more than it paid on a lane",
+    "foreign_slash": "stake was slashed by another than the court: a note, it is in nobody's balance",
+    "above_cap": "a root promises more, or more was burned, than its share of what came into the pot",
+    "wrong_root_order": "a root became final that doesn't stand on the one before",
+    "reward_overdrawn": "a claim was paid without a final root, or beyond its purse",
+    "pot_differs": "the pot says that something else came in than the token's events",
     # deposits and redemptions
     "deposit_overdrawn": "a deposit paid out more than it held",
     "withdrawal_early": "a withdrawal while vouchers were owed, or of more than was announced",

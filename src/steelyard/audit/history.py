@@ -47,7 +47,7 @@ async def fetch_history(
     *,
     chunk_blocks: int = DEFAULT_CHUNK_BLOCKS,
 ) -> list[Entry]:
-    """Return every event of Yard, Registry and Escrow from a block up to the pinned one, decoded, in chain order.
+    """Return every event of our contracts from a block up to the pinned one, decoded, in chain order.
 
     Raises:
         ChainError: silent, malformed, or events of another chain than the pinned block's.
@@ -71,9 +71,9 @@ async def fetch_answers(
     """Return what the contracts say at the pinned block, in as few requests as there must be; raises ChainError."""
     wanted = list(questions)
     addresses = contract_addresses(deployment)
-    functions = [load_abi(_name(question)).functions[question.function] for question in wanted]
+    functions = [load_abi(question.contract).functions[question.function] for question in wanted]
     calls = [
-        read_call(addresses[_name(question)], function.encode(*question.arguments), block.number)
+        read_call(addresses[question.contract], function.encode(*question.arguments), block.number)
         for question, function in zip(wanted, functions, strict=True)
     ]
     replies = await rpc.batch_all(calls)
@@ -84,13 +84,15 @@ async def fetch_answers(
 
 
 def contract_addresses(deployment: Deployment) -> dict[ContractName, bytes]:
-    """Return the contracts that hold or move YARD."""
-    return {"Yard": deployment.yard, "Registry": deployment.registry, "Escrow": deployment.escrow}
-
-
-def _name(question: Question) -> ContractName:
-    names: dict[str, ContractName] = {"Yard": "Yard", "Registry": "Registry", "Escrow": "Escrow"}
-    return names[question.contract]
+    """Return the contracts that hold or move YARD, and the ledger, which names the blobs of verdicts."""
+    return {
+        "Yard": deployment.yard,
+        "Registry": deployment.registry,
+        "Escrow": deployment.escrow,
+        "Ledger": deployment.ledger,
+        "Court": deployment.court,
+        "Rewards": deployment.rewards,
+    }
 
 
 def _decode(contract: ContractName, log: Log) -> list[Entry]:

@@ -21,7 +21,7 @@ _ROLE_GATEWAY = 2
 def _staked(books: Books, entry: Entry) -> Iterable[Finding]:
     amount = entry.values["amount"]
     books.stakes[entry.values["account"], entry.values["role"]] += amount
-    books.registry_owes += amount
+    books.owes["registry"] += amount
     return ()
 
 
@@ -36,12 +36,13 @@ def _unbond_started(books: Books, entry: Entry) -> Iterable[Finding]:
 def _unbond_finished(books: Books, entry: Entry) -> Iterable[Finding]:
     key, amount = (entry.values["account"], entry.values["role"]), entry.values["amount"]
     books.unbonding[key] -= amount
-    books.registry_owes -= amount
+    books.owes["registry"] -= amount
     if books.unbonding[key]:
         yield _overdrawn(entry, key[0], "unbonding", books.unbonding[key] + amount, amount)
 
 
 def _slashed(books: Books, entry: Entry) -> Iterable[Finding]:
+    books.slashed[entry.values["account"], entry.values["role"]] += entry.values["amount"]
     return _take(books, entry, entry.values["account"], entry.values["role"])
 
 
@@ -57,7 +58,7 @@ def _take(books: Books, entry: Entry, account: bytes, role: int) -> Iterable[Fin
     from_unbonding = min(amount, books.unbonding[key])
     books.unbonding[key] -= from_unbonding
     books.stakes[key] -= amount - from_unbonding
-    books.registry_owes -= amount
+    books.owes["registry"] -= amount
     if books.stakes[key] < 0:
         yield _overdrawn(entry, account, "stake", books.stakes[key] + amount, amount)
 

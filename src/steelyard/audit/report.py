@@ -83,9 +83,9 @@ class AuditReport:
         }
 
     def accounts(self) -> list[bytes]:
-        """Return every account that holds, earned or staked something, the two vaults left out."""
+        """Return every account that holds, earned or staked something, the vaults left out."""
         books = self.books
-        vaults = {books.contracts.registry, books.contracts.escrow}
+        vaults = set(books.vaults.values())
         staked = {account for account, _ in (*books.stakes, *books.unbonding)}
         return sorted((set(books.wallets) | set(books.unswept) | staked) - vaults)
 
@@ -98,6 +98,7 @@ class AuditReport:
                 "wallet_nano": books.wallets.get(account, 0),
                 "unswept_nano": books.unswept.get(account, 0),
                 "earned_nano": books.earned.get(account, 0),
+                "rewards_nano": books.pot.claimed.get(account, 0),
                 "stake_nano": stakes.get(account, 0),
                 "unbonding_nano": unbonding.get(account, 0),
             }

@@ -85,7 +85,13 @@ async def _audit_at(
     rpc: ChainRpc, deployment: Deployment, blobs: BlobStore, start: int, block: Block, progress: Progress
 ) -> AuditReport:
     entries = await fetch_history(rpc, deployment, start, block, progress)
-    contracts = Contracts(yard=deployment.yard, registry=deployment.registry, escrow=deployment.escrow)
+    contracts = Contracts(
+        yard=deployment.yard,
+        registry=deployment.registry,
+        escrow=deployment.escrow,
+        court=deployment.court,
+        rewards=deployment.rewards,
+    )
     books, findings = rebuild(contracts, entries)
     expectations = list_expectations(books)
     findings += compare_views(expectations, await fetch_answers(rpc, deployment, expectations, block))

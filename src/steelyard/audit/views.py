@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from steelyard.audit.books import ROLES, Books
 from steelyard.audit.findings import Finding, show
+from steelyard.chain.artifacts import ContractName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One read of a contract: "Yard", "Registry" or "Escrow", a function, its arguments."""
+    """One read of a contract: "Yard", "Registry", …, a function, its arguments."""
 
-    contract: str
+    contract: ContractName
     function: str
     arguments: tuple[bytes | int, ...] = ()
 
@@ -88,6 +89,23 @@ def _expectations(books: Books) -> Iterator[tuple[Question, Expectation]]:
         yield (
             Question(contract="Escrow", function="laneOf", arguments=(key,)),
             Expectation(what=f"total and paid of lane {show(key)}", values=(lane.accepted, lane.paid), lane=key),
+        )
+    for key, amount in books.compensated.items():
+        yield (
+            Question(contract="Court", function="compensatedOn", arguments=(key,)),
+            Expectation(what=f"what was given back on lane {show(key)}", values=(amount,), lane=key),
+        )
+    pot = {"paid": books.pot.paid, "burned": books.pot.burned, "bonds": books.bonds_of("Rewards"),
+           "lastFinal": books.pot.last_final}  # fmt: skip
+    for function, amount in pot.items():
+        yield (
+            Question(contract="Rewards", function=function),
+            Expectation(what=f"{function} of the pot of rewards", values=(amount,), account=books.contracts.rewards),
+        )
+    for account, amount in books.pot.claimed.items():
+        yield (
+            Question(contract="Rewards", function="claimedBy", arguments=(account,)),
+            Expectation(what=f"the rewards of {show(account)}", values=(amount,), account=account),
         )
 
 

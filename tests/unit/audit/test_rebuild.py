@@ -8,7 +8,9 @@ from steelyard.audit.books import Contracts, Entry
 from steelyard.audit.rebuild import rebuild
 from steelyard.audit.views import compare_views, list_expectations
 
-CONTRACTS = Contracts(yard=b"\xa1" * 20, registry=b"\xa2" * 20, escrow=b"\xa3" * 20)
+CONTRACTS = Contracts(
+    yard=b"\xa1" * 20, registry=b"\xa2" * 20, escrow=b"\xa3" * 20, court=b"\xa4" * 20, rewards=b"\xa5" * 20
+)
 ANN, BOB, ZERO = b"\x01" * 20, b"\x02" * 20, b"\x00" * 20
 
 
