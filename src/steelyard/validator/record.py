@@ -10,6 +10,7 @@ Law: docs/spec/validator.md, section 6; docs/spec/checking.md, section 2.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -39,7 +40,7 @@ class PostedVerdicts(msgspec.Struct, frozen=True):
 
 
 class LedgerRecord:
-    """Follows the verdicts on the ledger.
+    """Follows the verdicts on the ledger; `missing` are those whose blob is not to be had yet.
 
     Args:
         from_block: of the deployment.
@@ -60,36 +61,43 @@ class LedgerRecord:
         self._blobs = blobs
         self._domain = domain
         self._next_block = from_block
-        self._missing: list[tuple[bytes, int, bytes, bytes]] = []
+        self._turn = asyncio.Lock()
+        self.missing: list[tuple[bytes, int, bytes, bytes]] = []
         self.posted: list[PostedVerdicts] = []
 
     async def refresh(self) -> None:
         """Read what was posted since the last time; raises ChainError."""
+        async with self._turn:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         head = await self._rpc.block_number()
         if head >= self._next_block:
             logs = await self._rpc.get_logs([self._ledger.contract.address], self._next_block, head)
             for event in self._ledger.decode_events(logs):
                 values = event.values
                 if event.name == "Posted" and values["kind"] == VERDICTS_KIND:
-                    self._missing.append((values["publisher"], values["epoch"], values["root"], values["cid"]))
+                    self.missing.append((values["publisher"], values["epoch"], values["root"], values["cid"]))
             self._next_block = head + 1
-        waiting, self._missing = self._missing, []
-        for publisher, epoch, root, cid in waiting:
-            entry = await self._ledger.fetch_root(publisher, VERDICTS_KIND, epoch)
-            if entry is None or await self._registry.fetch_stake_at(
-                publisher, Role.VALIDATOR, entry.posted_at_s - 1
-            ) < (await self._registry.fetch_min_stake(Role.VALIDATOR)):
-                continue
-            try:
-                blob = decode_verdicts(await self._blobs.get(Cid(cid)), self._domain, root=root)
-            except NotProvable:
-                self._missing.append((publisher, epoch, root, cid))
-                continue
-            except PeerError as error:
-                _log.warning("verdicts_refused", publisher=publisher.hex(), epoch=epoch, reason=error.message)
-                continue
-            if (blob.validator, blob.epoch) == (publisher, epoch):
-                self.posted.append(PostedVerdicts(blob, entry.posted_at_s))
+        for waiting in list(self.missing):
+            if await self._take(*waiting):
+                self.missing.remove(waiting)
+
+    async def _take(self, publisher: bytes, epoch: int, root: bytes, cid: bytes) -> bool:
+        """Take in what was posted; say whether that is done with."""
+        entry = await self._ledger.fetch_root(publisher, VERDICTS_KIND, epoch)
+        if entry is None or not await self._was_active(publisher, entry.posted_at_s - 1):
+            return True
+        try:
+            blob = decode_verdicts(await self._blobs.get(Cid(cid)), self._domain, root=root)
+        except NotProvable:
+            return False
+        except PeerError as error:
+            _log.warning("verdicts_refused", publisher=publisher.hex(), epoch=epoch, reason=error.message)
+            return True
+        if (blob.validator, blob.epoch) == (publisher, epoch):
+            self.posted.append(PostedVerdicts(blob, entry.posted_at_s))
+        return True
 
     async def _was_active(self, account: bytes, time_s: int) -> bool:
         stake = await self._registry.fetch_stake_at(account, Role.VALIDATOR, time_s)
