@@ -155,27 +155,25 @@ def _share(calls: Sequence[UserCall], account: bytes) -> float:
 def print_figures(console: Console, figures: Sequence[ProviderFigures]) -> bool:
     """Print the closing table and say whether everything is as it must be."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = (
+    for column in (
         "provider",
         "sells",
         "audited>",
-        "tokens>",
-        "PASS>",
-        "FAIL>",
-        "ABSTAIN>",
+        "pass/fail/-",
         "evidence>",
-        "fingerprint alone>",
-    )
-    for column in (*columns, "fingerprint alone>", "stake, YARD>", "traffic>", "court"):
+        "by gaps>",
+        "stake>",
+        "traffic>",
+        "court",
+    ):
         table.add_column(column.rstrip(">"), justify="right" if ">" in column else "left", no_wrap=True)
     for one in figures:
         colour = "green" if one.is_right else "red"
         table.add_row(
             one.name,
             SELLS[one.cheat],
-            str(one.audited),
-            str(one.tokens),
-            *(str(one.verdicts.get(outcome, 0)) for outcome in Outcome),
+            f"{one.audited} / {one.tokens:,}",
+            "/".join(str(one.verdicts.get(outcome, 0)) for outcome in Outcome),
             _power(one.power),
             _power(one.fingerprint_power),
             f"{format_yard(one.stake_before)} → {format_yard(one.stake_after)}",
@@ -201,8 +199,9 @@ def print_figures(console: Console, figures: Sequence[ProviderFigures]) -> bool:
 
 
 NOTES = (
-    "audited: answers and their scored tokens until the case, by all validators; evidence: odds against honesty by the",
-    "validator that has most; traffic: share of the calls before the first case, and after the last",
+    "audited: answers / tokens until the case, by all validators; verdicts PASS, FAIL, ABSTAIN; evidence: odds against",
+    "honesty by the validator that has most, and by gaps, that is by a log-probability fingerprint alone; stake: YARD;",
+    "traffic: share of the calls before the first case, and after the last conviction",
 )
 SELLS = {"": "the real model", "coarse": "2-bit weights", "backfill": "2-bit, honest prefill"}
 
