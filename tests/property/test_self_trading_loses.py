@@ -6,6 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steelyard.protocol.pricing import split_payment
+from steelyard.protocol.rewards_blob import add_earnings
 from steelyard.verification.quality import PPM, Epoch, Record, Redeemed, next_record, quality_ppm, reward_weights
 
 _accounts = st.integers(0, 9).map(lambda index: bytes([index]) * 20)
@@ -36,6 +38,41 @@ def test_coalition_gets_at_most_nine_tenths_of_what_it_paid(entries: list[Redeem
     got = sum(amount for provider, amount in rewards.items() if provider in coalition)
     assert got * 10 <= paid * 9
     assert got < paid or paid == 0
+
+
+_trades = st.lists(
+    st.tuples(
+        st.integers(1, 10**15),  # what one voucher pays
+        st.integers(0, 9),  # by which of his providers
+        st.tuples(st.integers(0, 10_000), st.integers(0, 10_000), st.integers(0, 10_000)),  # his service's split
+        st.integers(0, PPM),  # whatever quality he has
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(_trades)
+def test_trader_with_himself_loses_a_tenth_of_the_cut(
+    trades: list[tuple[int, int, tuple[int, int, int], int]],
+) -> None:
+    """He is gateway, providers, builder and data pot at once, at any split: rewards never bring the cut back."""
+    paid = got = cut = 0
+    redeemed = []
+    for amount, provider, cuts, quality in trades:
+        first, second, third = sorted(cuts)
+        split = (first, second - first, third - second, 10_000 - third)
+        to_provider, to_builder, to_data, to_protocol = split_payment(amount, split)
+        paid += amount
+        got += to_provider + to_builder + to_data
+        cut += to_protocol
+        account = bytes([provider]) * 20
+        redeemed.append(Redeemed(provider=account, service_id=b"s" * 32, cut_nano=to_protocol, quality_ppm=quality))
+    shares = add_earnings({}, reward_weights(redeemed))
+    lost = paid - got - sum(shares.values())
+    assert lost * 10 >= cut
+    assert lost > 0 or cut == 0
+    assert sum(shares.values()) <= cut * 9 // 10  # what the contract lets any root promise of it
 
 
 @given(st.integers(0, 10**18), st.integers(0, PPM), st.lists(st.integers(1, 100), min_size=1, max_size=9))
