@@ -70,7 +70,9 @@ class LlamaServer:
             raise Unavailable("the model engine is closed", code="engine_closed")
         if self._http is None:
             headers = {"Authorization": f"Bearer {self._api_key}"}
-            self._http = aiohttp.ClientSession(headers=headers, timeout=_HTTP_TIMEOUT)
+            # The library closes connections that it kept alive without a word; a request on its way is then lost.
+            connector = aiohttp.TCPConnector(force_close=True)
+            self._http = aiohttp.ClientSession(headers=headers, timeout=_HTTP_TIMEOUT, connector=connector)
         try:
             async with self._http.post(self.base_url + path, json=body) as response:
                 if response.status != 200:
