@@ -124,8 +124,18 @@ class Epochs:
         if await is_epoch_waiting(self._database, row.epoch):
             return  # a check of it waits for evidence, which is demanded within a bounded time
         await self._publish(row.epoch)
+        await self._tally(row.epoch)
         await mark_secret(self._database, row.epoch, is_revealed=True)
         self._secrets[row.epoch] = SecretRow(row.epoch, row.secret, True, True)
+
+    async def _tally(self, epoch: int) -> None:
+        """Have an epoch tallied, so that who withheld its secret is fined; whoever comes first does it."""
+        tally = await self._court.fetch_round(epoch)
+        if not tally.is_tallied:
+            try:
+                await self._court.tally(self._sender, epoch)
+            except Reverted as error:
+                _log.info("epoch_not_tallied", epoch=epoch, reason=error.message)
 
     async def _publish(self, epoch: int) -> None:
         verdicts = [published(row, self._sender.account) for row in await load_verdicts(self._database, epoch=epoch)]
