@@ -39,7 +39,7 @@ class CourtTerms:
     keep_s: int = 1800
     evidence_s: int = 120
     min_validators: int = 3
-    max_draws: int = 20
+    max_draws: int = 3
     panel_size: int = 7
     panel_quorum: int = 5
     appeal_size: int = 15
