@@ -31,6 +31,7 @@ from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
 from steelyard.chain.terms import CourtTerms
 from steelyard.gateway.chain_reader import ChainReader
+from steelyard.gateway.network_quality import LedgerQuality
 from steelyard.gateway.serve import GatewayParts, Running, open_gateway
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.link.client import LinkClient
@@ -190,6 +191,7 @@ async def open_trust_world(
                     chain=ChainReader(rpc, deployment),
                     bind_service=build_service,
                     link_limits=LIMITS,
+                    quality=LedgerQuality(rpc, deployment, FolderBlobs(folder / "blobs")),
                 )
             )
         )

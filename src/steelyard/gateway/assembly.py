@@ -27,6 +27,7 @@ from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.fast_path import FastPath
 from steelyard.gateway.hangups import HangupWatch
 from steelyard.gateway.metrics import Metrics
+from steelyard.gateway.network_quality import QualityView
 from steelyard.gateway.order_tags import OrderTagger
 from steelyard.gateway.pages import Pages
 from steelyard.gateway.payer import Payer
@@ -162,6 +163,7 @@ async def assemble(
     writer: GroupWriter,
     chain: ChainView,
     bind_service: BindService,
+    quality: QualityView | None = None,
 ) -> Gateway:
     """Return a gateway with its state restored, ready for links and requests."""
     clock, account, random = time.monotonic, key.account, RandomPool()
@@ -180,6 +182,7 @@ async def assemble(
         reserve_nano=settings.reserve_nano,
         clock=clock,
         clock_ms=unix_ms,
+        quality=quality,
     )
     await watch.begin()
     settlement = Settlement(

@@ -69,6 +69,7 @@ class Seller:
     largest_nano: int
     refusal: str = ""
     is_challenged: bool = False
+    quality: float = 1.0
 
     def why_not(self, now_s: float) -> str:
         """Return why it gets no call now, or an empty string."""
@@ -101,7 +102,9 @@ class Listing:
             well = [seller for seller in well if not seller.is_challenged] or well
         if len(well) <= 1:
             return self._taken(well[0], now_s) if well else None
-        self.table.refresh(tuple(map(id, well)), [Standing(seller.price_nano, seller.record) for seller in well], now_s)
+        self.table.refresh(
+            tuple(map(id, well)), [Standing(seller.price_nano, seller.record, seller.quality) for seller in well], now_s
+        )
         loads = [seller.link.calls_in_flight for seller in well]
         trying = [index for index, seller in enumerate(well) if seller.record.pause_s]
         if trying:

@@ -143,6 +143,7 @@ class Pages:
             "deposit_address": format_hex(deployment.escrow),
             "base_url": self.address.base_url,
             "link_url": self.address.link_url,
+            "quality": self._quality(),
             "escrow": None
             if position is None
             else {
@@ -152,6 +153,22 @@ class Pages:
                 "stake_nano": position.escrow.stake_nano,
             },
         }
+
+    def _quality(self) -> dict[str, Any] | None:
+        """What validators say of providers; None while they have said nothing."""
+        seen = self._sight.quality
+        if seen.epoch is None:
+            return None
+        providers = [
+            {
+                "provider": format_hex(provider),
+                "service_id": format_hex(service),
+                "service": self._catalogue.name_of(service),
+                "quality_ppm": ppm,
+            }
+            for (provider, service), ppm in sorted(seen.ppm.items())
+        ]
+        return {"epoch": seen.epoch, "providers": providers}
 
 
 def _span(prices: list[int]) -> dict[str, int] | None:

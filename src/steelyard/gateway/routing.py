@@ -1,8 +1,9 @@
 """Who gets the next call: price, recent speed, failures and load, with a breaker and a little exploration.
 
 1. `choose` is pure: it sees candidates as numbers, and takes its luck as an argument.
-2. A provider's share is (cheapest price / its price)^2 x (fastest / its time per unit) x its health. Nobody who is well
-   falls below `EXPLORE_SHARE` of the best one's share, so that yesterday's slow provider is measured again.
+2. A provider's share is (cheapest price / its price)^2 x (fastest / its time per unit) x its health x a quarter and
+   three quarters of the network's quality. Nobody who is well falls below `EXPLORE_SHARE` of the best one's share, so
+   that yesterday's slow provider is measured again.
 3. Of two drawn by share, the less busy one takes the call: shares may be a little old, load never is.
 4. A conversation goes back to where its prefix is warm (weighted rendezvous), unless that provider is much busier.
 5. Three failures in a row, or half of the recent calls, open the breaker; after a pause one single call tries again.
@@ -20,6 +21,9 @@ from dataclasses import dataclass, field
 from steelyard.protocol.rendezvous import rendezvous_order
 
 EXPLORE_SHARE = 0.05
+QUALITY_FLOOR = 0.25
+"""What is left of a share at no quality at all: a newcomer must be called in order to be checked."""
+
 EWMA_WEIGHT = 0.2
 FAILURES_TO_OPEN = 3
 FAILURE_RATE_TO_OPEN = 0.5
@@ -99,10 +103,11 @@ class Record:
 
 @dataclass(slots=True)
 class Standing:
-    """One candidate as `choose` sees it."""
+    """One candidate as `choose` sees it; `quality` is the network's, 0 to 1, and 1 where the network has no opinion."""
 
     price_nano: int
     record: Record
+    quality: float = 1.0
 
 
 def shares(standings: Sequence[Standing]) -> list[float]:
@@ -115,7 +120,8 @@ def shares(standings: Sequence[Standing]) -> list[float]:
         record = standing.record
         price = cheapest / max(standing.price_nano, 1)
         speed = fastest / max(record.unit_s, fastest) if record.successes else 1.0
-        result.append(price * price * speed * (1.0 - record.failure_rate) ** 2)
+        trust = QUALITY_FLOOR + (1.0 - QUALITY_FLOOR) * standing.quality
+        result.append(price * price * speed * trust * (1.0 - record.failure_rate) ** 2)
     floor = max(result) * EXPLORE_SHARE
     return [max(share, floor) for share in result]
 

@@ -28,6 +28,7 @@ from steelyard.gateway.assembly import Gateway, assemble
 from steelyard.gateway.catalogue import BindService
 from steelyard.gateway.chain_view import ChainView
 from steelyard.gateway.http_protocol import GatewayProtocol
+from steelyard.gateway.network_quality import QualityView
 from steelyard.gateway.pages import Address
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.watch import keep_beating
@@ -57,6 +58,7 @@ class GatewayParts:
         key: the gateway's account. deployment: the contracts. database: open; its life is the caller's.
         chain: `chain_reader.ChainReader(rpc, deployment)`. bind_service: from `services.discovery`.
         link_limits, link_tls: of the server that nodes dial; without TLS only loopback is taken.
+        quality: what validators say of providers, or None.
     """
 
     settings: GatewaySettings
@@ -67,6 +69,7 @@ class GatewayParts:
     bind_service: BindService
     link_limits: LinkLimits | None = None
     link_tls: TlsIdentity | None = None
+    quality: QualityView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,14 @@ async def open_gateway(parts: GatewayParts) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(writer.aclose)
         gateway = await assemble(
-            settings, parts.key, parts.deployment, parts.database, writer, parts.chain, parts.bind_service
+            settings,
+            parts.key,
+            parts.deployment,
+            parts.database,
+            writer,
+            parts.chain,
+            parts.bind_service,
+            parts.quality,
         )
         stack.push_async_callback(gateway.aclose)
         links = LinkServer(parts.key, parts.deployment.domain, gateway.side, parts.link_limits)

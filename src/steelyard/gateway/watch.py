@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -21,10 +21,14 @@ from steelyard.errors import SteelyardError
 from steelyard.gateway.catalogue import Catalogue, Seller
 from steelyard.gateway.chain_view import ChainView, OfferTerms, Position
 from steelyard.gateway.crashes import describe_crash
+from steelyard.gateway.network_quality import QualityView, SeenQuality
 from steelyard.storage.budgets import set_limit
 from steelyard.storage.database import Database
 from steelyard.storage.lanes import load_lanes
 from steelyard.verification.economics import largest_order_nano
+from steelyard.verification.quality import PPM, Record, quality_ppm
+
+NEWCOMER_PPM = quality_ppm(Record())
 
 _log = structlog.get_logger("steelyard.gateway")
 
@@ -37,6 +41,7 @@ class ChainSight:
     seen_s: float = float("-inf")
     limit_nano: int | None = None
     trouble: str = "the chain was not read yet"
+    quality: SeenQuality = field(default_factory=SeenQuality)
 
 
 class ChainWatch:
@@ -44,6 +49,7 @@ class ChainWatch:
 
     Args:
         account: the gateway's own. escrow_id: the budget of its deposit. reserve_nano: kept back of it.
+        quality: the network's, or None.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class ChainWatch:
         reserve_nano: int,
         clock: Callable[[], float],
         clock_ms: Callable[[], int],
+        quality: QualityView | None = None,
     ) -> None:
         self.sight = ChainSight()
         self._chain = chain
@@ -67,6 +74,7 @@ class ChainWatch:
         self._reserve_nano = reserve_nano
         self._clock = clock
         self._clock_ms = clock_ms
+        self._quality = quality
 
     async def begin(self) -> None:
         """Make sure that the escrow has a budget, before the chain was ever read."""
@@ -88,6 +96,7 @@ class ChainWatch:
         for listing in list(self._catalogue.listings.values()):
             for seller in [seller for seller in listing.sellers if seller.link.is_up]:
                 seller.refusal = await self._refusal(seller)
+        await self._look_at_quality()
         self.sight.seen_s = self._clock()
         self.sight.trouble = ""
 
@@ -109,6 +118,15 @@ class ChainWatch:
         record = await self._chain.fetch_court_record(offer.provider, offer.service_id)
         seller.is_challenged = record.open_cases > 0
         return "convicted" if record.is_convicted else ""
+
+    async def _look_at_quality(self) -> None:
+        if self._quality is None:
+            return
+        seen = self.sight.quality = await self._quality.fetch()
+        for listing in self._catalogue.listings.values():
+            for seller in listing.sellers:
+                pair = (seller.offer.provider, seller.offer.service_id)
+                seller.quality = 1.0 if seen.epoch is None else seen.ppm.get(pair, NEWCOMER_PPM) / PPM
 
     async def _set_limit(self, limit_nano: int) -> None:
         if limit_nano != self.sight.limit_nano:

@@ -9,6 +9,7 @@ from steelyard.gateway.routing import (
     EXPLORE_SHARE,
     FAILURES_TO_OPEN,
     FIRST_PAUSE_S,
+    QUALITY_FLOOR,
     WARM_SLACK_CALLS,
     Record,
     ShareTable,
@@ -41,6 +42,12 @@ def test_shares_of_a_slow_provider_fall_but_never_below_exploration() -> None:
     """A provider a thousand times slower is still measured now and then."""
     fast, slow = shares([Standing(10, _record(0.001)), Standing(10, _record(1.0))])
     assert slow == fast * EXPLORE_SHARE
+
+
+def test_shares_follow_the_network_s_quality_within_bounds() -> None:
+    """Full quality against none is four to one, and nobody is starved by quality alone."""
+    good, new, bad = shares([Standing(10, _record(), 1.0), Standing(10, _record(), 0.05), Standing(10, _record(), 0.0)])
+    assert (good / bad, new > bad) == (1 / QUALITY_FLOOR, True)
 
 
 def test_shares_of_a_free_provider_are_finite() -> None:
