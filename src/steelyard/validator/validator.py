@@ -31,6 +31,7 @@ from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed, SeenCall
 from steelyard.validator.gateway_client import ShownCall
 from steelyard.validator.probes import Prober
+from steelyard.validator.quality_posts import QualityPosts
 from steelyard.validator.record import LedgerRecord, Pair
 from steelyard.validator.settings import ValidatorSettings
 from steelyard.verification.selection import Standing, select_calls
@@ -49,7 +50,7 @@ class ValidatorParts:
     Attributes:
         account: its own. validators: who stakes as a validator now, to ask stakes of. checkables: by service id, as
             they are now. prober: buys calls as an ordinary client, or None. demands: asks on chain for evidence that is
-            not served; None: such calls abstain.
+            not served; None: such calls abstain. posts: publishes quality, or None.
     """
 
     account: bytes
@@ -65,6 +66,7 @@ class ValidatorParts:
     prober: Prober | None
     settings: ValidatorSettings
     demands: Demands | None = None
+    posts: QualityPosts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ class Validator:
         await self._parts.record.refresh()
         await self._parts.epochs.beat(block.timestamp_s)
         await self._parts.clerk.beat(block.timestamp_s)
+        if self._parts.posts is not None:
+            await self._parts.posts.beat(block.timestamp_s)
 
     async def _keep_demanding(self, demands: Demands) -> None:
         while True:
