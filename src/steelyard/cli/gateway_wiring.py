@@ -10,12 +10,14 @@ from steelyard.cli.chain_access import open_chain
 from steelyard.cli.invocation import Invocation
 from steelyard.cli.settings import GatewaySection
 from steelyard.gateway.chain_reader import ChainReader
+from steelyard.gateway.network_quality import LedgerQuality
 from steelyard.gateway.serve import GatewayParts
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.link.channel import TlsIdentity, load_tls
 from steelyard.services.discovery import installed_services
 from steelyard.services.manifest import Manifest
 from steelyard.services.port import Service
+from steelyard.storage.blobs import FolderBlobs
 from steelyard.storage.database import open_database
 
 
@@ -49,6 +51,7 @@ async def open_gateway_parts(invocation: Invocation) -> AsyncIterator[GatewayPar
                 chain=ChainReader(chain.rpc, chain.deployment),
                 bind_service=bind,
                 link_tls=_link_tls(section),
+                quality=LedgerQuality(chain.rpc, chain.deployment, FolderBlobs(invocation.settings.blobs_folder)),
             )
         finally:
             await database.aclose()

@@ -41,6 +41,8 @@ from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed
 from steelyard.validator.gateway_client import GatewayClient
 from steelyard.validator.probes import Prober, ProbeShop
+from steelyard.validator.quality import NetworkQuality
+from steelyard.validator.quality_posts import QualityPosts
 from steelyard.validator.record import LedgerRecord
 from steelyard.validator.replayer import BoughtReplayer, OwnReplayer, Replayer
 from steelyard.validator.settings import ValidatorSettings
@@ -210,11 +212,13 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             stakes = (await fetch_directory(chain)).stakes
             return sorted(account for account, role in stakes if role == Role.VALIDATOR)
 
+        record = LedgerRecord(chain.rpc, ledger, chain.registry, blobs, domain, chain.deployment.block)
+        quality = NetworkQuality(chain.rpc, court, chain.registry, record, validators, chain.deployment.block)
         parts = ValidatorParts(
             account=signer.sender.account,
             rpc=chain.rpc,
             registry=chain.registry,
-            record=LedgerRecord(chain.rpc, ledger, chain.registry, blobs, domain, chain.deployment.block),
+            record=record,
             book=book,
             epochs=epochs,
             clerk=clerk,
@@ -223,6 +227,7 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             checkables=checkables.find,
             prober=None if shop is None else Prober(shop, probes_per_hour=section.probes_per_hour),
             demands=demands if section.is_demanding else None,
+            posts=QualityPosts(quality, ledger, blobs, signer.sender, domain),
             settings=ValidatorSettings(
                 poll_s=section.poll_s,
                 beat_s=section.beat_s,
