@@ -40,6 +40,7 @@ class LaneMaker:
     gateway: bytes = GATEWAYS[0]
     lane_id: int = 1
     key: SigningKey = PROVIDER
+    domain: Domain = DOMAIN
     seq: int = 0
     head: bytes = ZERO32
     cumulative: int = 0
@@ -60,7 +61,7 @@ class LaneMaker:
         self.cumulative += sum(receipt.cost for _, receipt in pairs)
         lane = (self.gateway, self.key.account, SERVICE, self.lane_id)
         batch = Batch(*lane, self.seq, self.head, merkle_root(hashes), len(hashes), self.cumulative)
-        self.head = DOMAIN.digest(batch.struct_hash())
+        self.head = self.domain.digest(batch.struct_hash())
         return ShownBatch(self.cursor, SignedBatch(batch, self.key.sign(self.head)), tuple(pairs))
 
     def materials(self, shown: ShownBatch) -> list[Material]:

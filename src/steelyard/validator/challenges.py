@@ -27,9 +27,9 @@ from steelyard.storage.blobs import BlobStore
 from steelyard.storage.verdicts import VerdictRow
 from steelyard.validator.backroom import Backroom
 from steelyard.validator.book import Book, Pair, was_weighed
-from steelyard.validator.case_file import MAX_ANSWERS, decode_case, encode_case
+from steelyard.validator.case_file import MAX_ANSWERS, decode_case, decode_material, encode_case
 from steelyard.validator.checker import Checkable
-from steelyard.validator.juror import judge_case
+from steelyard.validator.juror import is_settled, judge_case
 from steelyard.verification.parameters import SHIPPED, CheckParameters
 
 MAX_CLAIMS = 16
@@ -96,7 +96,8 @@ class Challenges:
             return
         if await self._court.fetch_at_stake(provider, CaseKind.CHEAT.role) == 0:
             return
-        draft = self._backroom.take((pair, run[-1].number), lambda: self._draft(pair, rows.index(run[0]) + 1, run))
+        first, since_s = rows.index(run[0]) + 1, standing.settled_until_s
+        draft = self._backroom.take((pair, run[-1].number), lambda: self._draft(pair, first, run, since_s))
         if draft is None:
             return
         self._judged[pair] = run[-1].number
@@ -116,20 +117,20 @@ class Challenges:
 
     def _run(self, pair: Pair, rows: Sequence[VerdictRow], settled_until_s: int) -> list[VerdictRow]:
         """The answers that a case would show now; none where there is nothing new to show."""
-        fresh = [row for row in rows if row.created_ms // 1000 >= settled_until_s]
+        fresh = [row for row in rows if row.created_ms // 1000 > settled_until_s]
         lost_s = self._lost_s.get(pair, 0)
         unseen = sum(row.created_ms // 1000 >= lost_s for row in fresh)
         if lost_s > settled_until_s and unseen < self._parameters.retry_answers:
             return []
-        if not any(row.outcome == Outcome.FAIL for row in fresh):
-            return []
-        return _unbroken(fresh)
+        run = _unbroken(fresh, settled_until_s)
+        return run if any(row.outcome == Outcome.FAIL for row in run) else []
 
-    async def _draft(self, pair: Pair, first: int, run: Sequence[VerdictRow]) -> Draft:
+    async def _draft(self, pair: Pair, first: int, run: Sequence[VerdictRow], since_s: int) -> Draft:
         blob = encode_case(*pair, first, [row.material or b"" for row in run])
         claims = await self._claims(run, blob)
         asked = [(claim.lane.key, claim.amount_nano) for claim in claims]
-        vote = await judge_case(blob, *pair, asked, await self._checkables(pair[1]), self._domain, self._parameters)
+        checkable = await self._checkables(pair[1])
+        vote = await judge_case(blob, *pair, asked, checkable, self._domain, self._parameters, since_s=since_s)
         return Draft(blob, tuple(claims), vote)
 
     async def _claims(self, run: Sequence[VerdictRow], blob: bytes) -> list[Claim]:
@@ -149,11 +150,15 @@ class Challenges:
         return claims
 
 
-def _unbroken(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
-    """The longest run up to the newest verdict whose material is still kept."""
+def _unbroken(rows: Sequence[VerdictRow], settled_until_s: int) -> list[VerdictRow]:
+    """The longest run up to the newest verdict whose material is still kept, and of which nothing was punished yet."""
     run: list[VerdictRow] = []
     for row in reversed(rows):
-        if row.material is None or len(run) == MAX_ANSWERS:
+        if (
+            row.material is None
+            or len(run) == MAX_ANSWERS
+            or is_settled(decode_material(row.material), settled_until_s)
+        ):
             break
         run.append(row)
     return run[::-1]

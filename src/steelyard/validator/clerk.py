@@ -184,4 +184,4 @@ class Clerk:
             return Outcome.ABSTAIN
         claims = [(lane_key, nano) for lane_key, _, nano in await self._court.fetch_harms(number)]
         checkable = await self._checkables(case.topic)
-        return await judge_case(blob, case.accused, case.topic, claims, checkable, self._domain)
+        return await judge_case(blob, case.accused, case.topic, claims, checkable, self._domain, since_s=case.since_s)

@@ -3,7 +3,8 @@
 1. Nothing of the challenger is believed: each answer opens from what its provider signed, and is replayed here.
 2. Guilty is who reaches the threshold by the juror's own replays, over the whole run, and without any single gateway's
    answers; the later the run begins, the higher the threshold.
-3. A file that doesn't open, or claims more harm than the failed answers cost, acquits; what the juror lacks abstains.
+3. A file acquits that doesn't open, shows what was punished before, or claims more harm than the failed answers cost;
+   what the juror lacks abstains.
 
 Law: docs/spec/validator.md, section 7.
 """
@@ -38,12 +39,15 @@ async def judge_case(
     checkable: Checkable | None,
     domain: Domain,
     parameters: CheckParameters = SHIPPED,
+    *,
+    since_s: int = 0,
 ) -> Outcome:
     """Return this juror's vote on a case of cheating.
 
     Args:
         blob: the case's file; untrusted. claims: (lane key, nano) that the challenger wants for gateways.
         checkable: how this machine checks the service, or None.
+        since_s: Unix seconds; what was done until then has been punished.
     """
     try:
         case = decode_case(blob)
@@ -51,6 +55,8 @@ async def judge_case(
             raise BadMessage("the file is about another provider or service")
         for answer in case.answers:
             _open(answer, domain)
+            if is_settled(answer, since_s):
+                raise BadMessage("an answer was punished before")
     except PeerError:
         return Outcome.PASS
     if checkable is None:
@@ -75,6 +81,11 @@ def is_proven(suspicion: Suspicion, case: CaseFile, parameters: CheckParameters 
     """Say whether a run of answers convicts; a run that begins at the challenger's answer k needs k^2 times more."""
     threshold = math.log(parameters.challenge_e) + 2 * math.log(case.first)
     return min(suspicion.log_e, suspicion.log_e_without_any) >= threshold
+
+
+def is_settled(answer: Material, since_s: int) -> bool:
+    """Say whether an answer ended no later than a conviction covers."""
+    return answer.receipt.finished_ms // 1000 <= since_s
 
 
 def _open(answer: Material, domain: Domain) -> None:

@@ -16,8 +16,9 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
+import structlog
 
-from steelyard.errors import BadMessage, BadRequest, Unavailable
+from steelyard.errors import BadMessage, BadRequest, Fault, Unavailable
 from steelyard.services.port import Comparison, Context, Request, Result, Service
 from steelyard.services.text_requests import TextPayload
 from steelyard.verification.calibration import GIBBERISH, ORDINARY, Sample
@@ -37,6 +38,9 @@ SETTINGS: tuple[dict[str, float], ...] = (
 )
 """What goes round: half of it cool (up to 1), half hot, with and without masks."""
 
+TRIES = 3
+
+_log = structlog.get_logger("steelyard.validator")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _MARKS = "()*&^}{:?><|,;`~%@#_+-=/\\[]\"'!$"
 _EXOTIC = "жߘ🦄🧿⟁ǂ☌ꙮ你نଅᚠⵣ༄𝔛ßøłžαωא한คა"
@@ -134,7 +138,17 @@ async def measure(
             samples.append(Sample(family=family, regime=regime, positions=comparison.scores))
         return samples
 
-    tasks = [asyncio.create_task(one(question)) for question in questions]
+    async def one_or_again(question: Question) -> list[Sample]:
+        for left in reversed(range(TRIES)):
+            try:
+                return await one(question)
+            except Unavailable as error:  # an hour's measuring isn't lost to one hiccup of an engine
+                if not left:
+                    raise
+                _log.warning("answer_not_measured", reason=error.message)
+        raise Fault("no tries")
+
+    tasks = [asyncio.create_task(one_or_again(question)) for question in questions]
     try:
         for task in asyncio.as_completed(tasks):
             yield await task

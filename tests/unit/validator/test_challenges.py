@@ -81,7 +81,9 @@ class World:
         """Check answers over the gateways in turn."""
         for number, is_lie in enumerate(lies):
             lane = self.lanes[number % gateways]
-            [material] = lane.materials(lane.add(f"words {self.now_s} {number}", is_lie=is_lie))
+            [material] = lane.materials(
+                lane.add(f"words {self.now_s} {number}", is_lie=is_lie, finished_ms=self.now_s * 1000)
+            )
             order, receipt = material.order, material.receipt
             checked = await check_call(order, receipt, echo_checkable(), _give(material.call), _give(b""))
             call = SeenCall(
@@ -205,6 +207,7 @@ def test_what_was_convicted_is_settled_and_a_bond_is_not_wasted_on_too_little_af
         world.now_s += 10
         world.court.standing = Standing(0, world.now_s)
         assert await world.beat() == 0
+        world.now_s += 1
         await world.audit(True)
         assert world.book.due() == [PAIR]
         assert await world.beat() == 0

@@ -114,6 +114,15 @@ def test_answer_that_stands_twice_is_refused() -> None:
     assert vote(file([lie, lie, other])) is Outcome.PASS
 
 
+def test_answers_that_were_punished_before_acquit() -> None:
+    """One wrong is punished once: a file with an answer that a conviction covers is none."""
+    materials = answers([True, True, True])
+    ended_s = materials[0].receipt.finished_ms // 1000
+    arguments = (file(materials), PROVIDER.account, SERVICE, (), echo_checkable(), DOMAIN)
+    assert asyncio.run(judge_case(*arguments, since_s=ended_s - 1)) is Outcome.FAIL
+    assert asyncio.run(judge_case(*arguments, since_s=ended_s)) is Outcome.PASS
+
+
 @given(st.binary(max_size=400), st.integers(0, 4000))
 def test_no_bytes_make_a_juror_stumble(noise: bytes, at: int) -> None:
     """Garbage, and a good file with bytes overwritten, convict nobody and raise nothing."""
