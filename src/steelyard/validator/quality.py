@@ -24,10 +24,11 @@ from steelyard.errors import ChainError, NotProvable
 from steelyard.protocol.messages import Outcome
 from steelyard.protocol.quality_blob import QualityEntry
 from steelyard.protocol.verdicts_blob import PublishedVerdict
-from steelyard.validator.record import LedgerRecord, Pair, PostedVerdicts
+from steelyard.validator.record import LedgerRecord
 from steelyard.verification.parameters import SHIPPED, CheckParameters
 from steelyard.verification.quality import Epoch, Record, next_record, quality_ppm
 from steelyard.verification.selection import Standing, check_rate_ppb, is_selected
+from steelyard.verification.standing import Pair, PostedVerdicts
 
 
 class CaseSpan(msgspec.Struct, frozen=True):

@@ -11,10 +11,8 @@ Law: docs/spec/validator.md, section 6; docs/spec/checking.md, section 2.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Mapping
 
-import msgspec
 import structlog
 
 from steelyard.chain.ledger import LedgerClient
@@ -22,21 +20,13 @@ from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import NotProvable, PeerError
 from steelyard.protocol.cid import Cid
-from steelyard.protocol.messages import Outcome
 from steelyard.protocol.signing import Domain
-from steelyard.protocol.verdicts_blob import VERDICTS_KIND, VerdictsBlob, decode_verdicts
+from steelyard.protocol.verdicts_blob import VERDICTS_KIND, decode_verdicts
 from steelyard.storage.blobs import BlobStore
 from steelyard.verification.selection import Standing
+from steelyard.verification.standing import Pair, PostedVerdicts, standings_at
 
-Pair = tuple[bytes, bytes]
 _log = structlog.get_logger("steelyard.validator")
-
-
-class PostedVerdicts(msgspec.Struct, frozen=True):
-    """An epoch's verdicts of one validator, as they were posted at a time of the chain's clock (Unix seconds)."""
-
-    blob: VerdictsBlob
-    posted_at_s: int
 
 
 class LedgerRecord:
@@ -105,16 +95,4 @@ class LedgerRecord:
 
     def standings(self, epoch: int) -> Mapping[Pair, Standing]:
         """Return the standing of each provider at each service when an epoch begins."""
-        begin_s = epoch * self._ledger.epoch_s
-        counts: dict[Pair, set[bytes]] = defaultdict(set)
-        failed: set[Pair] = set()
-        for posted in self.posted:
-            if posted.posted_at_s >= begin_s:
-                continue
-            for item in posted.blob.verdicts:
-                pair, outcome = (item.provider, item.service_id), item.verdict.outcome
-                if outcome != Outcome.ABSTAIN:
-                    counts[pair].add(item.verdict.receipt)
-                if outcome == Outcome.FAIL and posted.posted_at_s >= begin_s - self._ledger.epoch_s:
-                    failed.add(pair)
-        return {pair: Standing(verdicts=len(found), has_failed=pair in failed) for pair, found in counts.items()}
+        return standings_at(self.posted, epoch, self._ledger.epoch_s)

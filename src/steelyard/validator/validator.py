@@ -32,9 +32,10 @@ from steelyard.validator.feed import GatewayFeed, SeenCall
 from steelyard.validator.gateway_client import ShownCall
 from steelyard.validator.probes import Prober
 from steelyard.validator.quality_posts import QualityPosts
-from steelyard.validator.record import LedgerRecord, Pair
+from steelyard.validator.record import LedgerRecord
 from steelyard.validator.settings import ValidatorSettings
 from steelyard.verification.selection import Standing, select_calls
+from steelyard.verification.standing import Pair
 from steelyard.verification.verdict import Lack
 
 READ_BATCHES = 16
