@@ -59,13 +59,14 @@ class CallIndex:
 
 @dataclass(slots=True)
 class LaneProof:
-    """What could be shown of one lane: its calls, units and cost as proven, and what was found."""
+    """What could be shown of one lane: its calls, units and cost as proven, its receipts in order, what was found."""
 
     lane: LaneBooks
     calls: int = 0
     units_in: int = 0
     units_out: int = 0
     cost: int = 0
+    receipts: list[Receipt] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -210,6 +211,7 @@ def _count_calls(proof: LaneProof, candidate: Candidate) -> None:
         proof.units_in += receipt.units_in
         proof.units_out += receipt.units_out
         proof.cost += receipt.cost
+        proof.receipts.append(receipt)
 
 
 def _check_calls(

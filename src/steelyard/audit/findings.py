@@ -3,7 +3,7 @@
 1. A code is stable, one word for one law broken; docs/spec/audit.md lists every one.
 2. A contradiction says that money or calls don't add up. Something missing says only that this can't be shown.
 
-Law: docs/spec/audit.md, section 4.
+Law: docs/spec/audit.md, section 5.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ CODES: dict[str, str] = {
     "wrong_cost": "a receipt's cost is not its units at its order's prices, or is above the order's limit",
     "repeated_order": "one order was billed twice",
     "repeated_call": "a gateway gave one call id to two orders of one provider: a note, both were paid",
+    # what validators had to check
+    "missing_verdicts": "a blob of verdicts is not to be had: what its validator checked can't be shown; a note",
+    "unchecked_calls": "a validator's secret selected calls that it published no verdict on; a note",
+    "unselected_verdicts": "a validator published verdicts on calls that its secret did not select; a note",
     "bad_blob": "a published blob that proves nothing: unreadable, or another deployment's",
 }
 

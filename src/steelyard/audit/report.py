@@ -3,7 +3,7 @@
 1. The answer to "money conserved" is yes, no or not provable; it is worked out from the findings alone.
 2. JSON holds integers in nano and lower-case hex; blobs are named by their CIDs.
 
-Law: docs/spec/audit.md, section 5.
+Law: docs/spec/audit.md, section 6.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from steelyard.audit.books import Books
 from steelyard.audit.calls import LaneProof
 from steelyard.audit.findings import Finding, Verdict, show, verdict_of
+from steelyard.audit.selection import SelectionRow
 from steelyard.protocol.cid import Cid
 
 EXIT_STATUS: dict[Verdict, int] = {"yes": 0, "no": 1, "not provable": 3}
@@ -34,6 +35,7 @@ class AuditReport:
     blobs_read: int
     books: Books
     lanes: tuple[LaneProof, ...]
+    selections: tuple[SelectionRow, ...] = ()
     findings: tuple[Finding, ...]
 
     @property
@@ -79,6 +81,7 @@ class AuditReport:
             ],
             "accounts": self._accounts_json(),
             "lanes": [_lane_json(proof) for proof in self.lanes],
+            "selections": [_selection_json(row) for row in self.selections],
             "findings": [_finding_json(finding) for finding in self.findings],
         }
 
@@ -132,6 +135,19 @@ def _lane_json(proof: LaneProof) -> dict[str, Any]:
         "units_in": proof.units_in,
         "units_out": proof.units_out,
         "is_proven": proof.is_proven,
+    }
+
+
+def _selection_json(row: SelectionRow) -> dict[str, Any]:
+    return {
+        "validator": show(row.validator),
+        "epoch": row.epoch,
+        "state": row.state,
+        "selected": row.selected,
+        "unchecked": [show(receipt) for receipt in row.unchecked],
+        "unselected": [show(receipt) for receipt in row.unselected],
+        "probes": row.probes,
+        "unknown": row.unknown,
     }
 
 

@@ -1,6 +1,7 @@
 """One audit, from the first event to the verdict.
 
-1. Pin a block, read all events up to it, rebuild the books, ask every contract, walk every lane through the blobs.
+1. Pin a block, read all events up to it, rebuild the books, ask every contract, walk every lane through the blobs,
+   and recompute what validators had to check.
 2. A chain that was reorganised meanwhile is read again, three times at most.
 3. Blobs come from any store by their digest; one that is missing, damaged or unreadable is named, never guessed.
 
@@ -18,6 +19,8 @@ from steelyard.audit.findings import Finding
 from steelyard.audit.history import Progress, fetch_answers, fetch_history, is_still_chain, pin_block
 from steelyard.audit.rebuild import rebuild
 from steelyard.audit.report import AuditReport
+from steelyard.audit.selection import check_selections, selection_findings
+from steelyard.audit.verdicts import read_verdicts
 from steelyard.audit.views import compare_views, list_expectations
 from steelyard.chain.contract import Contract
 from steelyard.chain.deployment import Deployment
@@ -100,6 +103,8 @@ async def _audit_at(
     for lane in books.lanes.values():
         offers = books.offers.get((lane.provider, lane.service_id), [])
         proofs.append(prove_lane(lane, shelf.index, offers, shelf.unread))
+    facts, notes = await read_verdicts(rpc, deployment, blobs, books, block, progress)
+    selections = check_selections(proofs, facts)
     return AuditReport(
         chain_id=deployment.chain_id,
         deployment=deployment.salt,
@@ -111,7 +116,8 @@ async def _audit_at(
         blobs_read=shelf.named - len(shelf.unread),
         books=books,
         lanes=tuple(proofs),
-        findings=(*findings, *_lane_findings(proofs), *shelf.notes),
+        selections=tuple(selections),
+        findings=(*findings, *_lane_findings(proofs), *shelf.notes, *notes, *selection_findings(selections)),
     )
 
 

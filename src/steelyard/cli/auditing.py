@@ -11,7 +11,10 @@ from steelyard.cli.output import JsonFlag, example, print_json, print_line, prin
 from steelyard.errors import BadRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from steelyard.audit.report import AuditReport
+    from steelyard.audit.selection import SelectionRow
 
 BLOCK_TAGS = ("earliest", "latest", "safe", "finalized")
 
@@ -75,6 +78,24 @@ async def _audit(invocation: Invocation, from_block: int | None, block: str, *, 
             return await run_audit(rpc, deployment, blobs, from_block=from_block, tag=tag, progress=show)
 
 
+def _selection_rows(selections: Sequence[SelectionRow]) -> list[tuple[str, ...]]:
+    from steelyard.audit.findings import show
+
+    rows = []
+    for validator in sorted({row.validator for row in selections}):
+        own = [row for row in selections if row.validator == validator]
+        counts = (
+            len(own),
+            sum(row.selected for row in own),
+            sum(len(row.unchecked) for row in own),
+            sum(len(row.unselected) for row in own),
+            sum(row.probes for row in own),
+            sum(row.state == "not provable" for row in own),
+        )
+        rows.append((show(validator), *map(str, counts)))
+    return rows
+
+
 def _print_report(report: AuditReport) -> None:
     from steelyard.audit.findings import show
     from steelyard.audit.report import list_cids
@@ -98,6 +119,9 @@ def _print_report(report: AuditReport) -> None:
     ]  # fmt: skip
     if lanes:
         print_table(["provider", "lane", "calls>", "redeemed>", "paid>", "proven"], lanes)
+    if report.selections:
+        headings = ["validator", "epochs>", "to check>", "unchecked>", "unselected>", "probes>", "not provable>"]
+        print_table(headings, _selection_rows(report.selections))
     for finding in report.findings:
         print_line(f"{finding.severity}: {finding.code}: {finding.message}")
         for cid in list_cids(finding):
