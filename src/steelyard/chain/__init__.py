@@ -11,7 +11,7 @@
 | ``yard.py``, ``registry.py``, ``escrow.py``, ``ledger.py``, ``court.py`` | one typed client per contract |
 | ``cases.py``, ``proofs.py`` | what the court answers; what it needs no panel for |
 | ``rewards.py`` | the pot of the protocol's cut: roots, claims |
-| ``parameters.py``, ``terms.py``, ``reward_terms.py``, ``deployment.py`` | what a deployment is made of, where it stands |
+| ``parameters.py``, ``terms.py``, ``reward_terms.py``, ``deployment.py`` | what a deployment is made of, and where |
 | ``deploy.py``, ``journal.py`` | how it is made, and made on after a crash |
 | ``indexer.py``, ``directory.py``, ``watch.py`` | events as blocks settle; who takes part; accounts and lanes |
 | ``embedded/`` | our own chain: py-evm kept in SQLite behind JSON-RPC |
