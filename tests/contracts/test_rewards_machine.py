@@ -1,7 +1,8 @@
 """Money in the pot is conserved, claims never exceed what is final, void roots pay nothing, promises stay payable.
 
 Gateways redeem, validators propose right and wrong roots, courts void some of them, anyone claims, burns and rolls, in
-any order. After every step the pot is compared with a few sums in Python; at the end every account is paid all it earned.
+any order. After every step the pot is compared with a few sums in Python; at the end every account is paid all that it
+earned.
 """
 
 from __future__ import annotations
