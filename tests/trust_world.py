@@ -27,6 +27,7 @@ from steelyard.chain.escrow import EscrowClient
 from steelyard.chain.parameters import DeploymentParameters
 from steelyard.chain.proofs import ProofsClient
 from steelyard.chain.registry import RegistryClient, Role, Split
+from steelyard.chain.reward_terms import RewardTerms
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
 from steelyard.chain.terms import CourtTerms
@@ -61,7 +62,12 @@ YARD = NANO_PER_YARD
 MODEL = "letters"
 TERMS = CourtTerms(reveal_s=1, commit_s=1, vote_s=1, appeal_s=1, keep_s=600, evidence_s=6)
 PARAMETERS = DeploymentParameters(
-    withdraw_delay_s=60, unbond_delay_s=2_000, epoch_s=4, min_stakes_nano=(YARD,) * 3, court=TERMS
+    withdraw_delay_s=60,
+    unbond_delay_s=2_000,
+    epoch_s=4,
+    min_stakes_nano=(YARD,) * 3,
+    court=TERMS,
+    rewards=RewardTerms(challenge_s=4, purse_s=60),
 )
 GATEWAY, PROVIDER, VALIDATOR = (SigningKey(bytes([number]) * 32) for number in (0x61, 0x62, 0x63))
 

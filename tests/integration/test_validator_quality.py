@@ -3,82 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import aiohttp
 import pytest
 from tests.chains import deploy_on, open_chain
-from tests.trust_world import PARAMETERS, PROVIDER, VALIDATOR, YARD, TrustWorld, open_trust_world
+from tests.trust_world import PARAMETERS, VALIDATOR, open_trust_world
+from tests.validator_office import OTHER, PAIR, Office, second_validator
 
 from steelyard.chain.cases import CaseKind
-from steelyard.chain.court import CourtClient
-from steelyard.chain.ledger import LedgerClient
-from steelyard.chain.registry import Role
-from steelyard.chain.sender import Sender
 from steelyard.errors import NotProvable
 from steelyard.gateway.network_quality import weighted_median
 from steelyard.protocol.cid import Cid
-from steelyard.protocol.hashing import ZERO32, keccak
-from steelyard.protocol.ids import service_id
-from steelyard.protocol.messages import Outcome, Verdict
+from steelyard.protocol.messages import Outcome
 from steelyard.protocol.quality_blob import QUALITY_KIND, decode_quality
-from steelyard.protocol.signing import SigningKey
-from steelyard.protocol.verdicts_blob import VERDICTS_KIND, PublishedVerdict, encode_verdicts, verdicts_root
 from steelyard.storage.blobs import FolderBlobs
-from steelyard.validator.quality import NetworkQuality
-from steelyard.validator.quality_posts import QualityPosts
-from steelyard.validator.record import LedgerRecord
-
-OTHER = SigningKey(b"\x64" * 32)
-PAIR = (PROVIDER.account, service_id("letters"))
-
-
-class Office:
-    """A validator's part in quality."""
-
-    def __init__(self, world: TrustWorld, sender: Sender, blobs: FolderBlobs) -> None:
-        rpc, deployment = world.rpc, world.deployment
-        self.world, self.sender, self.blobs = world, sender, blobs
-        self.ledger, self.court = LedgerClient(rpc, deployment), CourtClient(rpc, deployment)
-        domain, block = deployment.domain, deployment.block
-        record = LedgerRecord(rpc, self.ledger, world.registry, blobs, domain, block)
-        self.quality = NetworkQuality(rpc, self.court, world.registry, record, self.validators, block)
-        self.posts = QualityPosts(self.quality, self.ledger, blobs, sender, domain)
-
-    async def validators(self) -> list[bytes]:
-        """Who stakes as a validator in this test."""
-        return [VALIDATOR.account, OTHER.account]
-
-    async def publish(self, epoch: int, outcomes: list[Outcome], *, is_kept: bool = True) -> None:
-        """Post verdicts on a newcomer's calls."""
-        key = VALIDATOR if self.sender.account == VALIDATOR.account else OTHER
-        verdicts = []
-        for number, outcome in enumerate(outcomes):
-            verdict = Verdict(key.account, keccak(bytes([epoch % 256, number])), int(outcome), ZERO32, epoch)
-            signature = key.sign(self.world.deployment.domain.digest(verdict.struct_hash()))
-            verdicts.append(PublishedVerdict(verdict, signature, *PAIR, b"\x61" * 20, "newcomer", "", 0, 64))
-        blob = encode_verdicts(self.world.deployment.domain, key.account, epoch, verdicts)
-        cid = await self.blobs.put(blob) if is_kept else Cid(b"\x01" * 32)
-        await self.ledger.post(self.sender, VERDICTS_KIND, epoch, verdicts_root(verdicts), cid.digest, len(verdicts))
-
-    def epoch(self) -> int:
-        """The epoch that runs now."""
-        return self.ledger.epoch_at(int(time.time()))
-
-    async def next_epoch(self) -> int:
-        """Wait until the running epoch is over; return it."""
-        epoch = self.epoch()
-        await asyncio.sleep((epoch + 1) * self.ledger.epoch_s + 0.2 - time.time())
-        return epoch
-
-
-async def _second(world: TrustWorld) -> Sender:
-    sender = Sender(world.rpc, OTHER)
-    await world.owner.send(OTHER.account, value_wei=10**18)
-    await world.registry.yard.transfer(world.owner, OTHER.account, 100 * YARD)
-    await world.registry.stake(sender, Role.VALIDATOR, 10 * YARD)
-    return sender
 
 
 def test_two_validators_publish_the_same_quality_and_a_gateway_steers_by_it(tmp_path: Path) -> None:
@@ -89,7 +28,7 @@ def test_two_validators_publish_the_same_quality_and_a_gateway_steers_by_it(tmp_
         async def story() -> None:
             async with open_trust_world(tmp_path, chain.url, chain.keys[0], deployment) as world:
                 blobs = FolderBlobs(tmp_path / "blobs")
-                other = await _second(world)
+                other = await second_validator(world)
                 one, two = Office(world, world.validator, blobs), Office(world, other, blobs)
                 await one.publish(one.epoch() - 2, [Outcome.PASS] * 10)
                 epoch = await one.next_epoch()
