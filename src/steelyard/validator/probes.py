@@ -1,9 +1,9 @@
 """Calls that a validator buys itself, as an ordinary client of ordinary gateways: nobody can tell them from users'.
 
-1. A probe takes its form from users' requests that were checked: which fields there are, in which order, with which
-   values. Of their texts nothing is kept; its own come from a pool of prompts.
-2. It is bought at random moments, with an ordinary key, at the list price; the gateway chooses the provider as for
-   anyone.
+1. A probe takes its form from users' requests that were checked, byte for byte but for texts, names and seed (`forms`);
+   its own texts come from a pool of prompts. Conversations go on as users' do: with what was answered, after a while.
+2. It is bought at random moments, over the gateways that users use, with an ordinary key, at the list price; the
+   gateway chooses the provider as for anyone.
 3. Replays are bought the same way (`replayer.BoughtReplayer`).
 
 Law: docs/spec/validator.md, section 4.
@@ -11,25 +11,37 @@ Law: docs/spec/validator.md, section 4.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
 
 import aiohttp
 import msgspec
 
 from steelyard.errors import BadMessage, Unavailable
+from steelyard.protocol.hashing import keccak
+from steelyard.validator.forms import APP_CALLS, Form, made_up, read_form
 
 TIMEOUT_S = 300.0
-MAX_FORMS = 256
+MAX_FORMS = 1024
+MAX_SYSTEMS = 4096
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-_TEXTS = frozenset({"messages", "prompt", "input", "model", "user", "metadata"})
+DRAWS = 4
+"""Of so many prompts the one whose length is nearest to the user's text is taken."""
 _PATHS = {"chat.completions": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
-_PLAIN_FORM: dict[str, Any] = {"messages": None, "model": None, "max_tokens": 128}
+
+
+class LearnedForm(msgspec.Struct, frozen=True):
+    """A form, of which API and model, and over which gateway it came (its base URL, "" for unknown)."""
+
+    api: str
+    model: str
+    url: str
+    form: Form
 
 
 class Bought(msgspec.Struct, frozen=True):
@@ -87,17 +99,24 @@ class Prober:
     """Makes probes, and remembers their receipts.
 
     Args:
-        prompts: what probes ask; the package's own by default.
+        prompts: what probes ask; the package's own by default, which everybody knows: name your own.
+        thinking_s: mean time between an answer and the next question of a conversation.
     """
 
-    def __init__(self, shop: ProbeShop, *, probes_per_hour: float, prompts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, shop: ProbeShop, *, probes_per_hour: float, prompts: Sequence[str] = (), thinking_s: float = 20.0
+    ) -> None:
         self.receipts: set[bytes] = set()
         self.answered = self.failed = 0
+        self._begun = 0
         self._shop = shop
         self._random = random.SystemRandom()
         self._mean_s = 3600 / probes_per_hour if probes_per_hour else 0.0
+        self._thinking_s = thinking_s
         self._prompts = list(prompts) or load_prompts()
-        self._forms: dict[tuple[str, str], deque[dict[str, Any]]] = {}
+        self._left = list(self._prompts)
+        self._forms: deque[LearnedForm] = deque(maxlen=MAX_FORMS)
+        self._systems: Counter[bytes] = Counter()
 
     @property
     def is_buying(self) -> bool:
@@ -105,61 +124,100 @@ class Prober:
         return self._mean_s > 0
 
     def pause_s(self) -> float:
-        """Return how long to wait for the next probe: exponentially spread, as independent callers are."""
-        return self._random.expovariate(1 / self._mean_s)
+        """Return how long to wait before the next conversation: exponentially spread, as independent callers are, and
+        longer the more calls a conversation has.
+        """
+        calls = (self.answered + self.failed) / max(1, self._begun)
+        return self._random.expovariate(1 / (self._mean_s * max(1.0, calls)))
 
-    def learn(self, api: str, model: str, body: bytes) -> None:
-        """Keep the form of a user's request: its fields in their order, without its texts."""
-        try:
-            fields = json.loads(body)
-        except ValueError:
-            return
-        if not isinstance(fields, dict) or api not in _PATHS:
-            return
-        form = {key: None if key in _TEXTS else value for key, value in fields.items()}
-        if isinstance(fields.get("messages"), list):
-            form["messages"] = [str(message.get("role")) for message in fields["messages"] if isinstance(message, dict)]
-        form.pop("seed", None)
-        self._forms.setdefault((api, model), deque(maxlen=MAX_FORMS)).append(form)
-
-    def write(self, api: str, model: str) -> bytes:
-        """Return the body of a probe for a model, in the form of one of its users' requests."""
-        forms = self._forms.get((api, model))
-        form = self._random.choice(forms) if forms else _PLAIN_FORM
-        body: dict[str, Any] = {}
-        for key, value in form.items():
-            if key == "model":
-                body[key] = model
-            elif key == "messages":
-                body[key] = self._messages(value or ["user"])
-            elif key in ("prompt", "input"):
-                body[key] = self._random.choice(self._prompts)
-            elif key not in _TEXTS:
-                body[key] = value
-        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    def learn(self, api: str, model: str, body: bytes, url: str = "") -> None:
+        """Keep the form of a user's request that came over a gateway, without the user's texts."""
+        if api in _PATHS:
+            form = read_form(body, self._is_app)
+            if form is not None:
+                self._forms.append(LearnedForm(api, model, url, form))
 
     async def probe(self) -> Bought | None:
-        """Buy one probe of a model that users buy, if there is one; None if there isn't, or it failed."""
-        if not self._forms:
+        """Buy a conversation, most often a single call, of a model that users buy; return the last call, or None if
+        there is no such model, or it failed.
+        """
+        openings = [learned for learned in self._forms if learned.form.turns == 0]
+        if not openings:
             return None
-        api, model = self._random.choice(list(self._forms))
-        try:
-            bought = await self._shop.buy(self._random.choice(self._shop.urls), _PATHS[api], self.write(api, model))
-        except Unavailable:
-            self.failed += 1
-            return None
-        self.answered += 1
-        self.receipts.add(bought.receipt_hash)
-        return bought
+        learned = self._random.choice(openings)
+        url = learned.url if learned.url in self._shop.urls else self._random.choice(self._shop.urls)
+        self._begun += 1
+        patience = self._random.random()
+        said: list[str] = []
+        names: list[str] = []
+        while True:
+            form = learned.form
+            said += [self._text(hole.length) for hole in form.holes[len(said) :]]
+            names += [made_up(hole.shape, self._random) for hole in form.names[len(names) :]]
+            body = form.write(said, names, self._random)
+            try:
+                bought = await self._shop.buy(url, _PATHS[learned.api], body)
+            except Unavailable:
+                self.failed += 1
+                return None
+            self.answered += 1
+            self.receipts.add(bought.receipt_hash)
+            following = self._following(learned.form, patience)
+            if following is None:
+                return bought
+            learned = msgspec.structs.replace(learned, form=following)
+            said.append(text_of(bought.body))
+            await asyncio.sleep(self._random.expovariate(1 / self._thinking_s))
 
-    def _messages(self, roles: Sequence[str]) -> list[dict[str, str]]:
-        return [{"role": role, "content": self._random.choice(self._prompts)} for role in roles]
+    def _following(self, form: Form, patience: float) -> Form | None:
+        """The form of a conversation's next call, or None for its end: as many go so far as users' do.
+
+        Args:
+            patience: 0 to 1, drawn once for a conversation.
+        """
+        same = [other.form for other in self._forms if other.form.kind == form.kind]
+        following = [other for other in same if other.turns == form.turns + 1]
+        begun = sum(other.turns == 0 for other in same)
+        return self._random.choice(following) if len(following) > patience * begun else None
+
+    def _text(self, length: int) -> str:
+        """A prompt about as long as a user's text; several, where none is nearly so long."""
+        text = min((self._draw() for _ in range(DRAWS)), key=lambda prompt: abs(len(prompt) - length))
+        self._left.remove(text)
+        while 2 * len(text) < length:
+            text += "\n\n" + self._random.choice(self._prompts)
+        return text
+
+    def _draw(self) -> str:
+        """A prompt that was not asked since all were: one that comes again too soon would be known."""
+        if not self._left:
+            self._left = list(self._prompts)
+        return self._random.choice(self._left)
+
+    def _is_app(self, system: str) -> bool:
+        """Count a system message; True once so many calls had it that it is an app's. Rare ones are forgotten."""
+        key = keccak(system.encode("utf-8", "surrogatepass"))
+        self._systems[key] += 1
+        if len(self._systems) > MAX_SYSTEMS:
+            self._systems = Counter(dict(self._systems.most_common(MAX_SYSTEMS // 2)))
+        return self._systems[key] >= APP_CALLS
 
 
 def load_prompts() -> list[str]:
     """Return the package's prompts, one a line."""
     text = resources.files("steelyard.validator").joinpath("prompts.txt").read_text("utf-8")
     return [line for line in text.splitlines() if line.strip()]
+
+
+def text_of(body: bytes) -> str:
+    """Return the text of a chat's answer, streamed or not; "" for anything else."""
+    try:
+        if not body.startswith(b"data: "):
+            return str(json.loads(body)["choices"][0]["message"]["content"] or "")
+        events = [json.loads(event[6:]) for event in body.split(b"\n\n") if event.startswith(b"data: {")]
+        return "".join(choice["delta"].get("content") or "" for event in events for choice in event.get("choices", ()))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return ""
 
 
 def _receipt_of_stream(content: bytes) -> str:

@@ -243,15 +243,16 @@ class Validator:
             found = await feed.client.fetch_call(call.receipt_hash)
             if found is not None:
                 shown.append(found)
-                self._learn(call, found, checkable)
             return found
 
         checkable = await self._parts.checkables(call.order.service_id)
         fetch_evidence = partial(relay_evidence, feed.client, call.receipt_hash)
         checked = await check_call(call.order, call.receipt, checkable, fetch_call, fetch_evidence)
+        if shown and checkable is not None and checked.judgement.reason != Lack.CALL:
+            self._learn(call, shown[0], checkable, feed.client.url)
         return checked, shown[0] if shown else None
 
-    def _learn(self, call: SeenCall, shown: ShownCall, checkable: Checkable | None) -> None:
+    def _learn(self, call: SeenCall, shown: ShownCall, checkable: Checkable, url: str) -> None:
         prober = self._parts.prober
-        if prober is not None and checkable is not None and call.receipt_hash not in prober.receipts:
-            prober.learn(shown.api, checkable.service.manifest.name, shown.body)
+        if prober is not None and call.receipt_hash not in prober.receipts:
+            prober.learn(shown.api, checkable.service.manifest.name, shown.body, url)
