@@ -1,0 +1,124 @@
+"""How soon cheats are caught, on recorded answers: aims 1 to 3.
+
+1. An audited answer of 64 tokens is either a recorded answer's first 64, or 4 blocks of 16 neighbouring tokens drawn
+   from recorded answers of one sampling: block bootstrap, for more answers than were recorded.
+2. Audited tokens to a challenge: answers drawn whole, bought over three gateways, each alike often.
+3. Beside it, what a log-probability fingerprint alone would find, and what a provider with 1,000 clean answers behind
+   it may still do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import herd
+import numpy as np
+from recordings import Recording
+from weighing import Array, Judged, judge_all, log_mean
+
+from steelyard.verification.betting import BETS
+from steelyard.verification.null import Null
+from steelyard.verification.parameters import SHIPPED
+
+ANSWER_TOKENS, BLOCK = 64, 16
+SIMULATED_ANSWERS = 100_000
+NODES, AUDITS = 2_000, 400
+WITHIN_TOKENS = 1_000
+CLEAN = 1_000
+CURVE = tuple(range(0, 2_001, 25))
+
+OTHER_MODELS = ("changed", "pruned")
+COARSE = ("q2", "q3")
+FINE = ("q4", "q8")
+PREFILL = "+prefill"
+
+
+def catch(recording: Recording, null: Null, rng: np.random.Generator) -> dict[str, Any]:
+    """Return how a recorded cheat fares under a null."""
+    judged = judge_all(recording, null)
+    shuffled = lambda **more: herd.audit(  # noqa: E731
+        judged.log_bets, judged.tokens, nodes=NODES, audits=AUDITS, rng=rng, **more
+    )
+    whole, gaps, later = shuffled(), shuffled(bets=herd.GAP_ALONE), shuffled(clean=CLEAN)
+    first = judged.log_bets.max(axis=1)
+    return {
+        "provider": recording.provider,
+        "validator": recording.validator,
+        "answers": len(judged.factors),
+        "tokens": int(judged.tokens.sum()),
+        "mismatch": round(mismatch(recording), 4),
+        "scored": round(sum(judged.scored) / judged.tokens.sum(), 3),
+        "within_answer": within_answer(recording, judged, rng),
+        "within_1000_tokens": whole.share_within(WITHIN_TOKENS),
+        "median_tokens": finite(np.median(whole.tokens)),
+        "tokens_for_99": finite(np.quantile(whole.tokens, 0.99, method="higher")),
+        "median_answers": finite(np.median(whole.audits)),
+        "gap_alone_within_1000_tokens": gaps.share_within(WITHIN_TOKENS),
+        "gap_alone_ever": float(np.isfinite(gaps.tokens).mean()),
+        "after_clean_within_1000_tokens": later.share_within(WITHIN_TOKENS),
+        "median_nats_of_best_bet": round(float(np.median(first)), 2),
+        "curve": [round(whole.share_within(tokens), 4) for tokens in CURVE],
+    }
+
+
+def mismatch(recording: Recording) -> float:
+    """Return the share of tokens that the replay would not have chosen."""
+    scores = [score for answer in recording.answers for score in answer.scores]
+    return sum(not score.is_match for score in scores) / len(scores)
+
+
+def within_answer(recording: Recording, judged: Judged, rng: np.random.Generator) -> dict[str, Any]:
+    """Return the share of audited answers of 64 tokens that are worth 10^6 alone."""
+    threshold = math.log(SHIPPED.challenge_e)
+    whole = [rows[:ANSWER_TOKENS].sum(axis=0) for rows in judged.factors if len(rows) >= ANSWER_TOKENS]
+    worth = log_mean(np.array(whole)) if whole else np.array([])
+    caught = int((worth >= threshold).sum())
+    simulated = _blocks(recording, judged.factors, rng)
+    return {
+        "answers": len(whole),
+        "caught": caught,
+        "least_nats": round(float(worth.min()), 1) if whole else None,
+        "simulated": SIMULATED_ANSWERS if len(simulated) else 0,
+        "share_of_simulated": round(float((simulated >= threshold).mean()), 5) if len(simulated) else None,
+        "lower_bound": round(share_bound(caught, len(whole)), 4),
+    }
+
+
+def _blocks(recording: Recording, rows: Sequence[Array], rng: np.random.Generator) -> Array:
+    """The e-values (logarithms) of answers made of blocks, each answer's of one sampling, samplings as recorded."""
+    blocks: dict[Any, list[Array]] = defaultdict(list)
+    tokens: dict[Any, int] = defaultdict(int)
+    for answer, found in zip(recording.answers, rows, strict=True):
+        ends = np.concatenate([np.zeros((1, BETS)), found.cumsum(axis=0)])
+        key = (answer.sampling.temperature, answer.sampling.top_p, answer.sampling.top_k)
+        blocks[key] += list(ends[BLOCK:] - ends[:-BLOCK])
+        tokens[key] += len(found)
+    keys = [key for key in blocks if blocks[key]]
+    total = sum(tokens[key] for key in keys)
+    out = []
+    for key in keys:
+        pool = np.array(blocks[key])
+        count = round(SIMULATED_ANSWERS * tokens[key] / total)
+        drawn = rng.integers(len(pool), size=(count, ANSWER_TOKENS // BLOCK))
+        out.append(log_mean(pool[drawn].sum(axis=1)))
+    return np.concatenate(out) if out else np.array([])
+
+
+def share_bound(hits: int, count: int, confidence: float = 0.95) -> float:
+    """Return the exact lower bound of a share (Clopper-Pearson) after so many hits; 0 where nothing was seen."""
+    if not hits:
+        return 0.0
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        tail = math.fsum(math.comb(count, k) * middle**k * (1 - middle) ** (count - k) for k in range(hits, count + 1))
+        low, high = (middle, high) if tail < 1 - confidence else (low, middle)
+    return low
+
+
+def finite(value: Any) -> float | None:
+    """Return a number for JSON; None for infinity."""
+    return float(value) if math.isfinite(value) else None
