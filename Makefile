@@ -11,7 +11,10 @@ NODE_STAMP := contracts/node_modules/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: help setup demo demo-trust up down test check format lock contracts bench-gateway nightly clean
+BENCH_PACKAGES := bench/verification/.packages
+BENCH_STAMP := $(BENCH_PACKAGES)/.installed
+
+.PHONY: help setup demo demo-trust up down test check format lock contracts bench-gateway bench-verification fuzz nightly clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -70,5 +73,15 @@ contracts: $(NODE_STAMP) ## Compile the contracts into the package (needs Node.j
 bench-gateway: $(STAMP) ## Measure the gateway beside nginx and LiteLLM (needs nginx)
 	@$(BIN)/python bench/gateway/run.py
 
+# numpy is for this bench alone: in a folder of its own, not in the lock
+$(BENCH_STAMP): $(STAMP)
+	@$(PIP) install --quiet --target $(BENCH_PACKAGES) --upgrade "numpy>=2" && touch $@
+
+bench-verification: $(BENCH_STAMP) ## Hold every promise about checking against what was recorded of real engines
+	@PYTHONPATH=$(BENCH_PACKAGES) $(BIN)/python bench/verification/run.py
+
+fuzz: $(STAMP) ## A million fuzzed blobs at everything that reads evidence
+	@$(BIN)/python bench/verification/fuzz.py
+
 clean: ## Remove what was installed and built here
-	@rm -rf $(VENV) contracts/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(BENCH_PACKAGES) contracts/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
