@@ -183,7 +183,7 @@ class GatewayClient:
                 raise _refusal(answer.status, raw, self.url + path)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{self.url} does not answer: {error or type(error).__name__}") from error
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadMessage(f"{self.url}{path} answers with something that isn't JSON: {error}") from error
 
 
@@ -201,7 +201,7 @@ def _refusal(status: int, raw: bytes, url: str) -> SteelyardError:
     try:
         told = msgspec.json.decode(raw)["error"]
         code, message = str(told["code"])[:64], str(told["message"])[:300]
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         code, message = "http_error", f"status {status}"
     if status == 401:
         return Unauthorized(f"{url}: {message}", code=code)
