@@ -18,7 +18,7 @@ Law: docs/spec/validator.md, section 7.
 from __future__ import annotations
 
 import secrets as random_source
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -40,6 +40,9 @@ from steelyard.validator.checker import Checkable
 from steelyard.validator.juror import judge_case
 from steelyard.verification.panel import Revealer, draw_panel
 
+Judge = Callable[[Case], Awaitable[Outcome]]
+"""Returns this juror's vote on a case of one kind."""
+
 _log = structlog.get_logger("steelyard.validator")
 
 
@@ -49,6 +52,7 @@ class Clerk:
     Args:
         sender: the validator's. terms: the court's. checkables: how a service is checked here, by its id.
         challenges: opens cases; None: this validator opens none. backroom: where votes are made up.
+        judges: of cases that are not about cheating; of a kind that has none this validator abstains.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Clerk:
         checkables: Callable[[bytes], Awaitable[Checkable | None]],
         challenges: Challenges | None,
         backroom: Backroom,
+        judges: Mapping[CaseKind, Judge] | None = None,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -72,6 +77,7 @@ class Clerk:
         self._checkables = checkables
         self._challenges = challenges
         self._backroom = backroom
+        self._judges = judges or {}
         self._closed: set[int] = set()
         self._votes: dict[int, Outcome] = {}
 
@@ -177,7 +183,8 @@ class Clerk:
 
     async def _judge(self, number: int, case: Case) -> Outcome:
         if case.kind is not CaseKind.CHEAT:
-            return Outcome.ABSTAIN
+            judge = self._judges.get(case.kind)
+            return Outcome.ABSTAIN if judge is None else await judge(case)
         try:
             blob = await self._blobs.get(Cid(case.evidence))
         except NotProvable:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
-from steelyard.chain.cases import CaseKind
+from steelyard.chain.cases import Case, CaseKind
 from steelyard.chain.court import CourtClient
 from steelyard.chain.rewards import Proposal, ProposalState, RewardsClient, topic_of
 from steelyard.chain.sender import Sender
@@ -109,6 +109,10 @@ class RewardRoots:
         computed = Computed(shares_root(shares), sum(shares.values()), encode_rewards(self._domain, epoch, shares))
         self._known = {key: value for key, value in self._known.items() if key[0] == base} | {(base, epoch): computed}
         return computed
+
+    async def judge_case(self, case: Case) -> Outcome:
+        """Return this juror's vote on a case against a proposal, which its topic names."""
+        return await self.judge(int.from_bytes(case.topic, "big"))
 
     async def judge(self, number: int) -> Outcome:
         """Return whether a proposal is wrong (FAIL), right (PASS), or can't be computed here (ABSTAIN)."""

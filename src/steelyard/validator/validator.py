@@ -33,6 +33,7 @@ from steelyard.validator.gateway_client import ShownCall
 from steelyard.validator.probes import Prober
 from steelyard.validator.quality_posts import QualityPosts
 from steelyard.validator.record import LedgerRecord
+from steelyard.validator.rewards import RewardDesk
 from steelyard.validator.settings import ValidatorSettings
 from steelyard.verification.selection import Standing, select_calls
 from steelyard.verification.standing import Pair
@@ -52,6 +53,7 @@ class ValidatorParts:
         account: its own. validators: who stakes as a validator now, to ask stakes of. checkables: by service id, as
             they are now. prober: buys calls as an ordinary client, or None. demands: asks on chain for evidence that is
             not served; None: such calls abstain. posts: publishes quality, or None.
+            rewards: proposes and checks the roots of rewards, or None.
     """
 
     account: bytes
@@ -68,6 +70,7 @@ class ValidatorParts:
     settings: ValidatorSettings
     demands: Demands | None = None
     posts: QualityPosts | None = None
+    rewards: RewardDesk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,8 @@ class Validator:
         await self._parts.clerk.beat(block.timestamp_s)
         if self._parts.posts is not None:
             await self._parts.posts.beat(block.timestamp_s)
+        if self._parts.rewards is not None:
+            await self._parts.rewards.beat(block.timestamp_s)
 
     async def _keep_demanding(self, demands: Demands) -> None:
         while True:
