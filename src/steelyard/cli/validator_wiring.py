@@ -14,10 +14,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
+from steelyard.chain.cases import CaseKind
 from steelyard.chain.court import CourtClient
 from steelyard.chain.ledger import LedgerClient
 from steelyard.chain.proofs import ProofsClient
 from steelyard.chain.registry import Role
+from steelyard.chain.rewards import RewardsClient
 from steelyard.cli.chain_access import ChainAccess, Signer, open_chain, open_signer
 from steelyard.cli.engine_wiring import Engines, Ordered
 from steelyard.cli.invocation import Invocation
@@ -36,6 +38,7 @@ from steelyard.validator.calibrations import Calibrations
 from steelyard.validator.challenges import Challenges
 from steelyard.validator.checker import Checkable
 from steelyard.validator.clerk import Clerk
+from steelyard.validator.cuts import Cuts
 from steelyard.validator.demands import Demands
 from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed
@@ -45,6 +48,7 @@ from steelyard.validator.quality import NetworkQuality
 from steelyard.validator.quality_posts import QualityPosts
 from steelyard.validator.record import LedgerRecord
 from steelyard.validator.replayer import BoughtReplayer, OwnReplayer, Replayer
+from steelyard.validator.rewards import RewardDesk, RewardRoots
 from steelyard.validator.settings import ValidatorSettings
 from steelyard.validator.validator import Validator, ValidatorParts
 from steelyard.weights.cache import WeightCache
@@ -196,6 +200,19 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
         backroom = Backroom()
         stack.push_async_callback(backroom.aclose)
         challenges = Challenges(book, blobs, court, chain.escrow, signer.sender, domain, checkables.find, backroom)
+
+        async def validators() -> list[bytes]:
+            stakes = (await fetch_directory(chain)).stakes
+            return sorted(account for account, role in stakes if role == Role.VALIDATOR)
+
+        record = LedgerRecord(chain.rpc, ledger, chain.registry, blobs, domain, chain.deployment.block)
+        # one for what is published, one for roots: each is asked for epochs in their order
+        quality, earned = (
+            NetworkQuality(chain.rpc, court, chain.registry, record, validators, chain.deployment.block)
+            for _ in range(2)
+        )
+        rewards = RewardsClient(chain.rpc, chain.deployment)
+        roots = RewardRoots(rewards, earned, Cuts(chain.rpc, chain.deployment), blobs, domain)
         clerk = Clerk(
             database,
             blobs,
@@ -206,14 +223,8 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             checkables.find,
             challenges if section.is_challenging else None,
             backroom,
+            {CaseKind.WRONG_ROOT: roots.judge_case},
         )
-
-        async def validators() -> list[bytes]:
-            stakes = (await fetch_directory(chain)).stakes
-            return sorted(account for account, role in stakes if role == Role.VALIDATOR)
-
-        record = LedgerRecord(chain.rpc, ledger, chain.registry, blobs, domain, chain.deployment.block)
-        quality = NetworkQuality(chain.rpc, court, chain.registry, record, validators, chain.deployment.block)
         parts = ValidatorParts(
             account=signer.sender.account,
             rpc=chain.rpc,
@@ -228,6 +239,9 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             prober=None if shop is None else Prober(shop, probes_per_hour=section.probes_per_hour),
             demands=demands if section.is_demanding else None,
             posts=QualityPosts(quality, ledger, blobs, signer.sender, domain),
+            rewards=RewardDesk(
+                roots, rewards, court, blobs, signer.sender, validators, is_challenging=section.is_challenging
+            ),
             settings=ValidatorSettings(
                 poll_s=section.poll_s,
                 beat_s=section.beat_s,
