@@ -46,7 +46,7 @@ TIMEOUT_S = 420.0
 QUICK = Size(answers=160, tokens=64)
 """What is measured where no calibration ships for this machine's engine."""
 
-TERMS = CourtTerms(reveal_s=8, commit_s=25, vote_s=12, appeal_s=8)
+TERMS = CourtTerms(reveal_s=8, commit_s=20, vote_s=10, appeal_s=8, max_draws=10)
 EPOCH_S = 10
 
 
@@ -70,9 +70,18 @@ def run_trust(invocation: Invocation, *, honest: int) -> None:
 
 
 async def tell_trust(
-    invocation: Invocation, home: Path, console: Console, *, honest: int, cheats: tuple[str, ...] = CHEATS
+    invocation: Invocation,
+    home: Path,
+    console: Console,
+    *,
+    honest: int,
+    cheats: tuple[str, ...] = CHEATS,
+    after: int = AFTER_CALLS,
 ) -> list[ProviderFigures]:
     """Run the whole story in a folder and return what came of each provider.
+
+    Args:
+        honest, cheats: providers. after: calls after the last conviction, for the shares of traffic.
 
     Raises:
         Unavailable: a cheat was not convicted in time.
@@ -92,11 +101,11 @@ async def tell_trust(
             async with Users(network, CHAT) as users:
                 cases, challenged_at = await _await_convictions(court, network, users, steps)
                 steps.end(f"{' and '.join(plan.programs)} convicted and slashed, after {len(users.calls)} calls")
-                steps.report(f"{AFTER_CALLS} more calls")
+                steps.report(f"{after} more calls")
                 convicted_from = len(users.calls) + users.count
-                await users.until(convicted_from + AFTER_CALLS)
-            after = await _stakes(court, network)
-            seen = Observed(users.calls, challenged_at, convicted_from, cases, before, after)
+                await users.until(convicted_from + after)
+            stakes = await _stakes(court, network)
+            seen = Observed(users.calls, challenged_at, convicted_from, cases, before, stakes)
             return await collect_figures(network, service_id(CHAT), seen)
 
 
