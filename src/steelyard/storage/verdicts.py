@@ -27,6 +27,8 @@ from steelyard.storage.schema import (
 )
 from steelyard.storage.waiting import WaitingRow, add_waiting, end_waiting
 
+_AT_ONCE = 500
+
 
 class VerdictRow(msgspec.Struct, frozen=True):
     """One row of `validator_verdicts`, its fields in the table's order.
@@ -141,6 +143,17 @@ async def load_verdicts(
     async with database.read() as connection:
         rows = await connection.execute(query.order_by(validator_verdicts.c.number).limit(limit))
         return [VerdictRow(*row) for row in rows]
+
+
+async def load_verdicts_on(database: Database, receipts: Sequence[bytes]) -> list[VerdictRow]:
+    """Return the verdicts on some receipts, in their order."""
+    found: list[VerdictRow] = []
+    async with database.read() as connection:
+        for start in range(0, len(receipts), _AT_ONCE):
+            part = receipts[start : start + _AT_ONCE]
+            query = select(validator_verdicts).where(validator_verdicts.c.receipt_hash.in_(part))
+            found += [VerdictRow(*row) for row in await connection.execute(query)]
+    return sorted(found, key=lambda row: row.number)
 
 
 async def known_receipts(database: Database, receipts: Sequence[bytes]) -> set[bytes]:
