@@ -66,9 +66,10 @@ class Office:
 
 
 async def second_validator(world: TrustWorld) -> Sender:
-    """Stake a second validator, and return its sender."""
+    """Stake a second validator, and return its sender once its posts count: a second later."""
     sender = Sender(world.rpc, OTHER)
     await world.owner.send(OTHER.account, value_wei=10**18)
     await world.registry.yard.transfer(world.owner, OTHER.account, 100 * YARD)
     await world.registry.stake(sender, Role.VALIDATOR, 10 * YARD)
+    await asyncio.sleep(1.1)
     return sender

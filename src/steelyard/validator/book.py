@@ -28,6 +28,7 @@ from steelyard.storage.verdicts import (
     load_feed,
     load_suspicions,
     load_verdicts,
+    load_verdicts_on,
     save_read,
     save_waited,
 )
@@ -142,6 +143,11 @@ class Book:
     async def verdicts(self, epoch: int) -> list[VerdictRow]:
         """Return an epoch's verdicts in their order."""
         return await load_verdicts(self._database, epoch=epoch)
+
+    async def fails_on(self, receipts: Sequence[bytes]) -> list[VerdictRow]:
+        """Return the FAILs among the verdicts on some receipts."""
+        found = await load_verdicts_on(self._database, receipts)
+        return [row for row in found if row.outcome == Outcome.FAIL]
 
     async def verdicts_on(self, pair: Pair) -> list[VerdictRow]:
         """Return all verdicts on a provider at a service, in their order."""

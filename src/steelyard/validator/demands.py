@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum
 from functools import partial
-from typing import TypeVar
 
 import msgspec
 import structlog
@@ -39,6 +38,7 @@ from steelyard.validator.book import SILENT, Book, material_of
 from steelyard.validator.checker import Checkable, Checked, check_call
 from steelyard.validator.feed import SeenCall
 from steelyard.validator.gateway_client import GatewayClient, ShownCall
+from steelyard.validator.juror import given
 from steelyard.verification.verdict import Judgement, Lack
 
 PATIENCE_S = 30
@@ -52,7 +52,6 @@ MOST_AT_ONCE = 64
 RELAY_CODES = frozenset({"evidence_timeout", "evidence_busy", "link_down", "link_lost"})
 """What a gateway says of a provider that can't be asked: to the validator the evidence wasn't served."""
 
-T = TypeVar("T")
 _log = structlog.get_logger("steelyard.validator")
 
 
@@ -222,7 +221,7 @@ class Demands:
         call = waiting.call
         checkable = await self._checkables(call.order.service_id)
         checked = await check_call(
-            call.order, call.receipt, checkable, partial(_given, waiting.shown), partial(_given, evidence)
+            call.order, call.receipt, checkable, partial(given, waiting.shown), partial(given, evidence)
         )
         await self._keep(waiting, checked)
 
@@ -242,7 +241,3 @@ class Demands:
 
     def _is_too_late(self, waiting: Waiting, now_s: int) -> bool:
         return now_s >= waiting.call.receipt.finished_ms // 1000 + self._keep_s
-
-
-async def _given(value: T) -> T:
-    return value

@@ -54,7 +54,7 @@ async def judge_case(
         if (case.provider, case.service_id) != (accused, service_id):
             raise BadMessage("the file is about another provider or service")
         for answer in case.answers:
-            _open(answer, domain)
+            open_material(answer, domain)
             if is_settled(answer, since_s):
                 raise BadMessage("an answer was punished before")
     except PeerError:
@@ -64,7 +64,7 @@ async def judge_case(
     suspicion, failed = Suspicion(), Counter[bytes]()
     for answer in case.answers:
         checked = await check_call(
-            answer.order, answer.receipt, checkable, partial(_given, answer.call), partial(_given, answer.claimed)
+            answer.order, answer.receipt, checkable, partial(given, answer.call), partial(given, answer.claimed)
         )
         bets = bets_of(checked)
         if bets is None:
@@ -88,7 +88,8 @@ def is_settled(answer: Material, since_s: int) -> bool:
     return answer.receipt.finished_ms // 1000 <= since_s
 
 
-def _open(answer: Material, domain: Domain) -> None:
+def open_material(answer: Material, domain: Domain) -> None:
+    """Check that an answer opens by itself; raises PeerError, saying what doesn't."""
     order, receipt, batch = answer.order, answer.receipt, answer.signed.batch
     if order.lane != batch.lane or receipt.order_hash != order.struct_hash():
         raise BadMessage("an answer's receipt is for another order, or its batch of another lane")
@@ -99,5 +100,6 @@ def _open(answer: Material, domain: Domain) -> None:
         raise BadMessage("an answer's evidence is not what its receipt commits to")
 
 
-async def _given(value: T) -> T:
+async def given(value: T) -> T:
+    """Return a value that needs no fetching."""
     return value

@@ -30,6 +30,7 @@ from steelyard.validator.demands import Demands, begin_waiting, relay_evidence
 from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed, SeenCall
 from steelyard.validator.gateway_client import ShownCall
+from steelyard.validator.lazy import LazyWatch
 from steelyard.validator.probes import Prober
 from steelyard.validator.quality_posts import QualityPosts
 from steelyard.validator.record import LedgerRecord
@@ -53,7 +54,7 @@ class ValidatorParts:
         account: its own. validators: who stakes as a validator now, to ask stakes of. checkables: by service id, as
             they are now. prober: buys calls as an ordinary client, or None. demands: asks on chain for evidence that is
             not served; None: such calls abstain. posts: publishes quality, or None.
-            rewards: proposes and checks the roots of rewards, or None.
+            rewards: proposes and checks the roots of rewards, or None. lazy: compares others' verdicts, or None.
     """
 
     account: bytes
@@ -71,6 +72,7 @@ class ValidatorParts:
     demands: Demands | None = None
     posts: QualityPosts | None = None
     rewards: RewardDesk | None = None
+    lazy: LazyWatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class Validator:
         await self._parts.clerk.beat(block.timestamp_s)
         if self._parts.posts is not None:
             await self._parts.posts.beat(block.timestamp_s)
+        if self._parts.lazy is not None:
+            await self._parts.lazy.beat()
         if self._parts.rewards is not None:
             await self._parts.rewards.beat(block.timestamp_s)
 
