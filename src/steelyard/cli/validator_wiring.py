@@ -43,6 +43,7 @@ from steelyard.validator.demands import Demands
 from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed
 from steelyard.validator.gateway_client import GatewayClient
+from steelyard.validator.lazy import LazyWatch
 from steelyard.validator.probes import Prober, ProbeShop
 from steelyard.validator.quality import NetworkQuality
 from steelyard.validator.quality_posts import QualityPosts
@@ -213,6 +214,16 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
         )
         rewards = RewardsClient(chain.rpc, chain.deployment)
         roots = RewardRoots(rewards, earned, Cuts(chain.rpc, chain.deployment), blobs, domain)
+        lazy = LazyWatch(
+            book,
+            record,
+            blobs,
+            court,
+            signer.sender,
+            domain,
+            checkables.find,
+            is_challenging=section.is_challenging,
+        )
         clerk = Clerk(
             database,
             blobs,
@@ -223,7 +234,7 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             checkables.find,
             challenges if section.is_challenging else None,
             backroom,
-            {CaseKind.WRONG_ROOT: roots.judge_case},
+            {CaseKind.WRONG_ROOT: roots.judge_case, CaseKind.LAZY: lazy.judge_case},
         )
         parts = ValidatorParts(
             account=signer.sender.account,
@@ -239,6 +250,7 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             prober=None if shop is None else Prober(shop, probes_per_hour=section.probes_per_hour),
             demands=demands if section.is_demanding else None,
             posts=QualityPosts(quality, ledger, blobs, signer.sender, domain),
+            lazy=lazy,
             rewards=RewardDesk(
                 roots, rewards, court, blobs, signer.sender, validators, is_challenging=section.is_challenging
             ),
