@@ -225,5 +225,5 @@ def _cut(text: str, cuts: Sequence[tuple[int, int, Hole]], spans: Sequence[tuple
     opening = spans[: len(spans) - 2 * turns]  # what a conversation of this kind begins with
     outside = [(0, opening[-1][1]), (spans[-1][1], len(text))] if spans else [(0, len(text))]
     kind = hash(tuple(piece for side in outside for piece in part(*side) if isinstance(piece, str)))
-    is_ascii = text.isascii() and ("\\u" in text or '": ' in text)
+    is_ascii = text.isascii() and ("\\u" in text or ('": ' in text and "\n" not in text))
     return Form(part(0, len(text)), turns, kind, is_ascii)

@@ -27,7 +27,7 @@ from steelyard.protocol.hashing import keccak
 from steelyard.validator.forms import APP_CALLS, Form, made_up, read_form
 
 TIMEOUT_S = 300.0
-MAX_FORMS = 1024
+MAX_FORMS = 4096
 MAX_SYSTEMS = 4096
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 DRAWS = 4
