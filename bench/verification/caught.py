@@ -1,7 +1,8 @@
 """How soon cheats are caught, on recorded answers: aims 1 to 3.
 
-1. An audited answer of 64 tokens is either a recorded answer's first 64, or 4 blocks of 16 neighbouring tokens drawn
-   from recorded answers of one sampling: block bootstrap, for more answers than were recorded.
+1. An audited answer of 64 tokens is either a recorded answer's first 64, or 4 blocks of 16 neighbouring tokens, each
+   drawn from recorded answers of one sampling at about the same place (8 tokens off at most): answers begin openly, and
+   may end in a loop that any weights would go on with. So there are more answers than were recorded.
 2. Audited tokens to a challenge: answers drawn whole, bought over three gateways, each alike often.
 3. Beside it, what a log-probability fingerprint alone would find, and what a provider with 1,000 clean answers behind
    it may still do.
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +20,10 @@ import numpy as np
 from recordings import Recording
 from weighing import Array, Judged, judge_all, log_mean
 
-from steelyard.verification.betting import BETS
 from steelyard.verification.null import Null
 from steelyard.verification.parameters import SHIPPED
 
-ANSWER_TOKENS, BLOCK = 64, 16
+ANSWER_TOKENS, BLOCK, OFF = 64, 16, 8
 SIMULATED_ANSWERS = 100_000
 NODES, AUDITS = 2_000, 400
 WITHIN_TOKENS = 1_000
@@ -89,21 +89,22 @@ def within_answer(recording: Recording, judged: Judged, rng: np.random.Generator
 
 def _blocks(recording: Recording, rows: Sequence[Array], rng: np.random.Generator) -> Array:
     """The e-values (logarithms) of answers made of blocks, each answer's of one sampling, samplings as recorded."""
-    blocks: dict[Any, list[Array]] = defaultdict(list)
-    tokens: dict[Any, int] = defaultdict(int)
+    places = range(0, ANSWER_TOKENS, BLOCK)
+    blocks: dict[Any, list[list[Array]]] = defaultdict(lambda: [[] for _ in places])
+    answers: Counter[Any] = Counter()
     for answer, found in zip(recording.answers, rows, strict=True):
-        ends = np.concatenate([np.zeros((1, BETS)), found.cumsum(axis=0)])
         key = (answer.sampling.temperature, answer.sampling.top_p, answer.sampling.top_k)
-        blocks[key] += list(ends[BLOCK:] - ends[:-BLOCK])
-        tokens[key] += len(found)
-    keys = [key for key in blocks if blocks[key]]
-    total = sum(tokens[key] for key in keys)
+        answers[key] += 1
+        for pool, place in zip(blocks[key], places, strict=True):
+            starts = range(max(0, place - OFF), min(place + OFF, len(found) - BLOCK) + 1)
+            pool += [found[start : start + BLOCK].sum(axis=0) for start in starts]
+    keys = [key for key, pools in blocks.items() if all(pools)]
+    total = sum(answers[key] for key in keys)
     out = []
     for key in keys:
-        pool = np.array(blocks[key])
-        count = round(SIMULATED_ANSWERS * tokens[key] / total)
-        drawn = rng.integers(len(pool), size=(count, ANSWER_TOKENS // BLOCK))
-        out.append(log_mean(pool[drawn].sum(axis=1)))
+        count = round(SIMULATED_ANSWERS * answers[key] / total)
+        drawn = [np.array(pool)[rng.integers(len(pool), size=count)] for pool in blocks[key]]
+        out.append(log_mean(np.sum(drawn, axis=0)))
     return np.concatenate(out) if out else np.array([])
 
 

@@ -54,7 +54,7 @@ def check_twins(recordings: Sequence[Recording], judged_by: dict[tuple[str, str]
         null = judged_by[pair_of(recording)][0] if pair_of(recording) in judged_by else None
         if null is not None:
             check_twin(null, recording.answers[:8])
-            herd.check_twin(np.clip(judge_all(recording, null).log_bets[:24], -30, 30))
+            herd.check_twin(np.clip(judge_all(recording, null).log_bets[:20], -30, 30))
 
 
 def verdict_rows(result: dict[str, Any]) -> list[tuple[str, str, str, bool | None]]:
@@ -75,7 +75,7 @@ def _cheat_rows(row: dict[str, Any]) -> list[tuple[str, str, str, bool | None]]:
     if name in OTHER_MODELS:
         one = row["within_answer"]
         share = one["share_of_simulated"]
-        told = f"{one['caught']} of {one['answers']} recorded, {_percent(share)} of {one['simulated']:,} from blocks"
+        told = f"{one['caught']} of {one['answers']} recorded, {_percent(share, 2)} of {one['simulated']:,} from blocks"
         out.append((f"{who}: one answer of 64", ">= 99.9 %", told, share is not None and share >= 0.999))
     base = name.removesuffix(PREFILL)
     is_cheap_decode = name.endswith(PREFILL) and base in (*OTHER_MODELS, *COARSE)

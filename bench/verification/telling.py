@@ -2,7 +2,7 @@
 
 Logistic regression over everything (`views`), and boosted stumps over the plain features. Folds keep conversations
 whole: who has no labels can't learn one call of a conversation from the next.
-The area under the curve is that of all held-out scores; its interval is a bootstrap over calls.
+The area under the curve is that of all held-out scores; its interval is a bootstrap over conversations.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def tell_apart(path: Path = TRAFFIC) -> dict[str, Any] | None:
         "calls": len(calls),
         "probes": int(truth.sum()),
         "features": everything.shape[1],
-        "classifiers": {name: with_interval(truth, found) for name, found in scores.items()},
+        "conversations": int(talks.max() + 1),
+        "classifiers": {name: with_interval(truth, found, talks) for name, found in scores.items()},
         "strongest_alone": {
             name: round(alone[name], 3) for name in sorted(alone, key=lambda name: -abs(alone[name] - 0.5))[:5]
         },
@@ -102,11 +103,12 @@ def auc(truth: Array, scores: Array) -> float:
     return float((ranks[probes].sum() - many * (many + 1) / 2) / (many * few))
 
 
-def with_interval(truth: Array, scores: Array) -> dict[str, Any]:
-    """Return the area and its 95 % interval."""
+def with_interval(truth: Array, scores: Array, talks: Array) -> dict[str, Any]:
+    """Return the area and its 95 % interval, by a bootstrap over conversations."""
     rng, found = np.random.default_rng(8), []
+    members = np.split(np.argsort(talks, kind="stable"), np.cumsum(np.bincount(talks))[:-1])
     for _ in range(BOOTSTRAPS):
-        drawn = rng.integers(len(truth), size=len(truth))
+        drawn = np.concatenate([members[talk] for talk in rng.integers(len(members), size=len(members))])
         found.append(auc(truth[drawn], scores[drawn]))
     low, high = np.quantile(found, [0.025, 0.975])
     return {"auc": round(auc(truth, scores), 4), "interval": [round(float(low), 4), round(float(high), 4)]}

@@ -39,7 +39,7 @@ PACE_S = 0.15
 LEARNED = 0.1
 THINKING_S = 3.0
 GOES_ON = 0.8
-BEFORE = 8_000
+BEFORE = 40_000
 """Users' calls of the days before, from which the prober has learned when the recording begins."""
 
 
@@ -63,6 +63,7 @@ class Street:
         self._prober, self._texts, self._source = prober, texts, source
         self.bodies: set[str] = set()
         self.calls = self.failed = self._begun = 0
+        self.ended_ms = 0
 
     async def live(self, calls: int, http: aiohttp.ClientSession) -> None:
         """Let conversations begin until so many calls were made; then wait for the last of them."""
@@ -73,6 +74,7 @@ class Street:
                 await asyncio.sleep(self._source.expovariate(1 / (PACE_S * length)))
                 self._begun += 1
                 group.create_task(self._talk(new_person(self._source, len(self._urls)), http))
+            self.ended_ms = now_ms()
 
     def yesterday(self, calls: int) -> None:
         """Let the prober learn from so many calls of the days before, as it would have been shown them."""
@@ -111,13 +113,19 @@ class Street:
             await asyncio.sleep(self._source.expovariate(1 / THINKING_S))
 
 
-async def probe(prober: Prober, calls: int) -> None:
-    """Buy until so many probes were made, in the validator's own rhythm."""
+async def probe(prober: Prober, calls: int) -> int:
+    """Buy until so many probes were made, in the validator's own rhythm; return when the last conversation began."""
     end = prober.answered + prober.failed + calls
     async with asyncio.TaskGroup() as group:
         while prober.answered + prober.failed < end:
             await asyncio.sleep(prober.pause_s())
             group.create_task(prober.probe())
+        return now_ms()  # leaving the group waits for conversations, the value stays
+
+
+def now_ms() -> int:
+    """Return Unix milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 async def record(calls: int, seed: int, home: Path) -> dict[str, Any]:
@@ -131,8 +139,9 @@ async def record(calls: int, seed: int, home: Path) -> dict[str, Any]:
         street = Street(network, prober, users_texts, random.Random(seed))
         async with aiohttp.ClientSession() as http:
             street.yesterday(BEFORE)
-            begun_ms = time.time_ns() // 1_000_000
-            await asyncio.gather(street.live(calls, http), probe(prober, calls))
+            begun_ms = now_ms()
+            _, probes_ended_ms = await asyncio.gather(street.live(calls, http), probe(prober, calls))
+            ended_ms = min(street.ended_ms, probes_ended_ms)  # afterwards only one of both was going on
         await shop.aclose()
         print(f"{prober.answered} probes answered, {prober.failed} failed; {street.failed} users' calls failed")
     rows = [
@@ -140,7 +149,7 @@ async def record(calls: int, seed: int, home: Path) -> dict[str, Any]:
         for path in sorted(home.glob("*.watch"))
         for line in path.read_text("utf-8").splitlines()
     ]
-    rows = sorted((row for row in rows if row["at_ms"] >= begun_ms), key=lambda row: row["at_ms"])
+    rows = sorted((row for row in rows if begun_ms <= row["at_ms"] < ended_ms), key=lambda row: row["at_ms"])
     gateways = sorted({row["gateway"] for row in rows})
     for row in rows:
         row["at_ms"] -= begun_ms
