@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,10 @@ Price = Annotated[
     typer.Option(parser=parse_amount, metavar="YARD", help="YARD per 1,000,000 units, like 0.25."),
 ]
 PANEL = "Running a part of it"
+
+
+Quality = Mapping[tuple[bytes, bytes], int]
+"""By provider and service id, in millionths."""
 
 
 def register(app: typer.Typer) -> None:
@@ -71,20 +76,20 @@ def show_all(
     is_json: JsonFlag = False,
 ) -> None:
     """List services, who offers them and at which prices."""
-    directory = run(_fetch_directory(Invocation.of(context)))
+    directory, quality = run(_fetch_market(Invocation.of(context)))
     services = sorted(
         (s for s in directory.services.values() if kind is None or s.kind == kind), key=lambda service: service.name
     )
     if is_json:
-        print_json([_service_json(directory, service) for service in services])
+        print_json([_service_json(directory, service, quality) for service in services])
         return
     if not services:
         print_line("no service is registered" + (f" of kind {kind}" if kind else ""))
         print_next("steelyard services describe NAME KIND --weights URL --out FILE")
         return
-    rows = [row for service in services for row in _service_rows(directory, service)]
-    print_table(["service", "kind", "provider", "in>", "out>", "grade"], rows)
-    print_line("prices are YARD per 1,000,000 units")
+    rows = [row for service in services for row in _service_rows(directory, service, quality)]
+    print_table(["service", "kind", "provider", "in>", "out>", "grade", "quality>"], rows)
+    print_line("prices are YARD per 1,000,000 units; quality is what validators publish, - where they said nothing")
 
 
 def register_service(
@@ -126,11 +131,15 @@ def set_offer(
     run(_set_offer(Invocation.of(context), service, (price_in, price_out), grade, is_stopping, wallet, is_json))
 
 
-async def _fetch_directory(invocation: Invocation) -> Directory:
+async def _fetch_market(invocation: Invocation) -> tuple[Directory, Quality]:
     from steelyard.cli.chain_access import open_chain
+    from steelyard.gateway.network_quality import LedgerQuality
+    from steelyard.storage.blobs import FolderBlobs
 
     async with open_chain(invocation) as chain:
-        return await fetch_directory(chain)
+        blobs = FolderBlobs(invocation.settings.blobs_folder)
+        seen = await LedgerQuality(chain.rpc, chain.deployment, blobs).fetch()
+        return await fetch_directory(chain), seen.ppm
 
 
 async def fetch_directory(chain: ChainAccess) -> Directory:
@@ -276,16 +285,20 @@ def _yard(nano: int) -> str:
     return format_yard(nano)
 
 
-def _service_rows(directory: Directory, service: Service) -> list[list[str]]:
+def _service_rows(directory: Directory, service: Service, quality: Quality) -> list[list[str]]:
     offers = directory.offers_for(service.service_id)
     return [
         [service.name, service.kind, "0x" + offer.provider.hex(), _yard(offer.price_in), _yard(offer.price_out),
-         _grade(offer.grade)]
+         _grade(offer.grade), _percent(quality.get((offer.provider, service.service_id)))]
         for offer in offers
-    ] or [[service.name, service.kind, "nobody offers it", "", "", ""]]  # fmt: skip
+    ] or [[service.name, service.kind, "nobody offers it", "", "", "", ""]]  # fmt: skip
 
 
-def _service_json(directory: Directory, service: Service) -> dict[str, Any]:
+def _percent(ppm: int | None) -> str:
+    return "-" if ppm is None else f"{ppm / 10_000:.0f} %"
+
+
+def _service_json(directory: Directory, service: Service, quality: Quality) -> dict[str, Any]:
     from steelyard.protocol.cid import Cid
 
     return {
@@ -302,6 +315,7 @@ def _service_json(directory: Directory, service: Service) -> dict[str, Any]:
                 "price_in_nano": offer.price_in,
                 "price_out_nano": offer.price_out,
                 "grade": _grade(offer.grade),
+                "quality_ppm": quality.get((offer.provider, service.service_id)),
                 "seq": offer.seq,
             }
             for offer in directory.offers_for(service.service_id)
