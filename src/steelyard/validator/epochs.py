@@ -64,7 +64,7 @@ class Epochs:
         self._ahead = ahead
         self._reveal_s = reveal_s
         self._secrets: dict[int, SecretRow] = {}
-        self._late: set[int] = set()
+        self._told: set[int] = set()
 
     async def open(self) -> None:
         """Read the secrets back."""
@@ -81,15 +81,36 @@ class Epochs:
         return row.secret if row is not None and row.is_committed else None
 
     async def beat(self, now_s: int) -> None:
-        """Do what is due at a time of the chain's clock; raises ChainError."""
+        """Do all that is due at a time of the chain's clock; raises ChainError."""
+        await self.keep_secrets(now_s)
+        await self.publish(now_s)
+
+    async def keep_secrets(self, now_s: int) -> None:
+        """Reveal what is due, which can't wait, and then commit to what is to come; raises ChainError."""
         current = self._court.epoch_at(now_s)
+        for row in self._open_rows():
+            if row.epoch < current:
+                await self._reveal(row, now_s)
         for epoch in range(current + 1, current + 1 + self._ahead):
-            if not (row := self._secrets.get(epoch)) or not row.is_committed:
+            known = self._secrets.get(epoch)
+            if known is None or not known.is_committed:
                 await self._commit(epoch)
-        for epoch in sorted(self._secrets):
-            row = self._secrets[epoch]
-            if epoch < current and row.is_committed and not row.is_revealed:
-                await self._close(row, now_s, is_settled=epoch + 1 < current)
+
+    async def publish(self, now_s: int) -> None:
+        """Publish the verdicts of epochs whose last calls are checked, and have them tallied; raises ChainError."""
+        current = self._court.epoch_at(now_s)
+        for row in [row for row in self._open_rows() if row.epoch + 1 < current]:
+            if await is_epoch_waiting(self._database, row.epoch):
+                continue  # a check of it waits for evidence, which is demanded within a bounded time
+            await self._publish(row.epoch)
+            await self._tally(row.epoch)
+            await mark_secret(self._database, row.epoch, is_revealed=True)
+            self._secrets[row.epoch] = SecretRow(row.epoch, row.secret, True, True)
+
+    def _open_rows(self) -> list[SecretRow]:
+        """Secrets of which not all is done, the newest first: the older, the less there is to save."""
+        rows = [row for row in self._secrets.values() if row.is_committed and not row.is_revealed]
+        return sorted(rows, key=lambda row: -row.epoch)
 
     async def _commit(self, epoch: int) -> None:
         row = self._secrets.get(epoch)
@@ -107,26 +128,19 @@ class Epochs:
         await mark_secret(self._database, epoch)
         self._secrets[epoch] = SecretRow(epoch, row.secret, True, False)
 
-    async def _close(self, row: SecretRow, now_s: int, *, is_settled: bool) -> None:
-        """Reveal an epoch's secret; an epoch later, when its last calls are checked, publish its verdicts."""
+    async def _reveal(self, row: SecretRow, now_s: int) -> None:
+        if row.epoch in self._told:
+            return
         [known] = await self._court.fetch_secrets([self._sender.account], row.epoch)
         if known.state is SecretState.COMMITTED:
-            if now_s < (row.epoch + 1) * self._court.epoch_s + self._reveal_s:
+            if now_s >= (row.epoch + 1) * self._court.epoch_s + self._reveal_s:
+                _log.error("secret_not_revealed_in_time", epoch=row.epoch)
+            else:
                 try:
                     await self._court.reveal_secret(self._sender, row.epoch, row.secret)
                 except Reverted as error:  # the time for it ran out meanwhile
                     _log.error("secret_not_revealed", epoch=row.epoch, reason=error.message)
-            elif row.epoch not in self._late:
-                self._late.add(row.epoch)
-                _log.error("secret_not_revealed_in_time", epoch=row.epoch)
-        if not is_settled:
-            return
-        if await is_epoch_waiting(self._database, row.epoch):
-            return  # a check of it waits for evidence, which is demanded within a bounded time
-        await self._publish(row.epoch)
-        await self._tally(row.epoch)
-        await mark_secret(self._database, row.epoch, is_revealed=True)
-        self._secrets[row.epoch] = SecretRow(row.epoch, row.secret, True, True)
+        self._told.add(row.epoch)
 
     async def _tally(self, epoch: int) -> None:
         """Have an epoch tallied, so that who withheld its secret is fined; whoever comes first does it."""

@@ -1,4 +1,4 @@
-"""A validator at work: one loop per gateway, one for the chain.
+"""A validator at work: one loop per gateway, and for the chain one each for secrets, for the court, for the ledger.
 
 1. A call is selected by the secret of the epoch in which it ended; without a committed secret nothing is selected, and
    the chain shows that.
@@ -99,7 +99,9 @@ class Validator:
     async def run(self) -> None:
         """Check, publish and judge, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep_beating())
+            # Secrets and votes have their times: neither waits for what is only published.
+            for beat in (self._parts.epochs.keep_secrets, self._parts.clerk.beat, self._beat_ledger):
+                group.create_task(self._keep_beating(beat))
             for feed in self._parts.feeds:
                 group.create_task(self._keep_reading(feed))
             if self._parts.demands is not None:
@@ -109,30 +111,28 @@ class Validator:
 
     # the chain
 
-    async def _keep_beating(self) -> None:
+    async def _keep_beating(self, beat: Callable[[int], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.beat()
+                block = await self._parts.rpc.block("latest")
+                if block is not None:
+                    await beat(block.timestamp_s)
             except ChainError as error:
                 _log.warning("chain_silent", reason=error.message)
             except SteelyardError as error:
                 _log.error("beat_failed", code=error.code, reason=error.message)
             await asyncio.sleep(self._parts.settings.beat_s)
 
-    async def beat(self) -> None:
-        """Do what the chain's clock asks for now."""
-        block = await self._parts.rpc.block("latest")
-        if block is None:
-            return
-        await self._parts.record.refresh()
-        await self._parts.epochs.beat(block.timestamp_s)
-        await self._parts.clerk.beat(block.timestamp_s)
-        if self._parts.posts is not None:
-            await self._parts.posts.beat(block.timestamp_s)
-        if self._parts.lazy is not None:
-            await self._parts.lazy.beat()
-        if self._parts.rewards is not None:
-            await self._parts.rewards.beat(block.timestamp_s)
+    async def _beat_ledger(self, now_s: int) -> None:
+        parts = self._parts
+        await parts.record.refresh()
+        await parts.epochs.publish(now_s)
+        if parts.posts is not None:
+            await parts.posts.beat(now_s)
+        if parts.lazy is not None:
+            await parts.lazy.beat()
+        if parts.rewards is not None:
+            await parts.rewards.beat(now_s)
 
     async def _keep_demanding(self, demands: Demands) -> None:
         while True:
