@@ -42,12 +42,12 @@ from steelyard.validator.calibrations import Calibrations
 GATEWAYS, VALIDATORS = 2, 4
 AFTER_CALLS = 24
 """Calls after the last conviction, for the shares of traffic."""
-TIMEOUT_S = 420.0
+TIMEOUT_S = 600.0
 QUICK = Size(answers=160, tokens=64)
 """What is measured where no calibration ships for this machine's engine."""
 
-TERMS = CourtTerms(reveal_s=8, commit_s=20, vote_s=10, appeal_s=8, max_draws=10)
-EPOCH_S = 10
+TERMS = CourtTerms(reveal_s=10, commit_s=20, vote_s=10, appeal_s=8, max_draws=10)
+EPOCH_S = 15
 
 
 def run_trust(invocation: Invocation, *, honest: int) -> None:
