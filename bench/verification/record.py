@@ -43,13 +43,13 @@ FLOOR = 0xFFFF
 # name: weights, engine, options, how many requests (or which)
 PROVIDERS: dict[str, tuple[str, str, dict[str, int], int | range]] = {
     "llama": ("real", "llama", {"slots": 1}, 128),
-    "llama-lottery": ("real", "llama", {"slots": 1}, LOTTERY[:256]),
+    "llama-lottery": ("real", "llama", {"slots": 8}, LOTTERY[:256]),
     "llama-2-threads": ("real", "llama", {"slots": 1, "threads": 2}, 32),
     "llama-3-slots": ("real", "llama", {"slots": 3}, 48),
     "llama-batch-256": ("real", "llama", {"slots": 1, "batch_tokens": 256}, 48),
     "torch": ("real", "torch", {}, 32),
-    **{name: (name, "llama", {"slots": 1}, 48) for name in VARIANTS},
-    "q3": ("q3", "llama", {"slots": 1}, 128),  # its answers end early
+    **{name: (name, "llama", {"slots": 8}, 48) for name in VARIANTS},
+    "q3": ("q3", "llama", {"slots": 8}, 128),  # its answers end early
 }
 VALIDATORS: dict[str, tuple[str, dict[str, int]]] = {
     "llama": ("llama", {}),
@@ -122,7 +122,7 @@ async def record_run(name: str, real: Path) -> list[dict[str, Any]]:
     async with opened(kind, real if weights == "real" else make_variant(weights, real), options) as engine:
         for group in grouped([REQUESTS[index] for index in span[len(answers) :]], options.get("slots", 1)):
             answers += await asyncio.gather(*(make_answer(engine, asked) for asked in group))
-    path.write_text(json.dumps(answers))
+            path.write_text(json.dumps(answers))
     tell(f"run {name}: {sum(len(answer['tokens']) for answer in answers)} tokens", started)
     return answers
 
