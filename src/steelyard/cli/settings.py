@@ -148,6 +148,7 @@ class ValidatorSection(_Section):
     poll_s: Seconds = 2.0
     beat_s: Seconds = 5.0
     probes_per_hour: float = Field(default=0.0, ge=0)
+    prompts: Path | None = None
     secrets_ahead: int = Field(default=3, ge=1, le=64)
     is_challenging: bool = True
     is_demanding: bool = True
@@ -232,6 +233,11 @@ class Settings(BaseSettings):
     def calibrations_folder(self) -> Path:
         """Where this machine's own calibrations are kept."""
         return self._path(self.validator.calibrations, "calibrations")
+
+    @property
+    def prompts_file(self) -> Path | None:
+        """The validator's own prompts for its probes, one a line; None: the package's, which everybody knows."""
+        return None if self.validator.prompts is None else self._path(self.validator.prompts, "")
 
     def keystore(self, name: str) -> Path:
         """Return a wallet's keystore file; raises ConfigError for a name that can't be one."""

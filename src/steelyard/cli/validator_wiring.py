@@ -44,7 +44,7 @@ from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed
 from steelyard.validator.gateway_client import GatewayClient
 from steelyard.validator.lazy import LazyWatch
-from steelyard.validator.probes import Prober, ProbeShop
+from steelyard.validator.probes import Prober, ProbeShop, load_prompts
 from steelyard.validator.quality import NetworkQuality
 from steelyard.validator.quality_posts import QualityPosts
 from steelyard.validator.record import LedgerRecord
@@ -175,7 +175,7 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             client = GatewayClient(url, account, signer.key, domain)
             stack.push_async_callback(client.aclose)
             feeds.append(GatewayFeed(client, domain, chain.deployment.epoch_s, await book.load_place(account)))
-        shop = None
+        shop, prompts = None, load_prompts(settings.prompts_file)
         if section.api_keys:
             shop = ProbeShop({url.rstrip("/"): key.get_secret_value() for url, key in section.api_keys.items()})
             stack.push_async_callback(shop.aclose)
@@ -247,7 +247,7 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             feeds=feeds,
             validators=validators,
             checkables=checkables.find,
-            prober=None if shop is None else Prober(shop, probes_per_hour=section.probes_per_hour),
+            prober=None if shop is None else Prober(shop, probes_per_hour=section.probes_per_hour, prompts=prompts),
             demands=demands if section.is_demanding else None,
             posts=QualityPosts(quality, ledger, blobs, signer.sender, domain),
             lazy=lazy,

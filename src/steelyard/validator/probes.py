@@ -18,11 +18,12 @@ import random
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 
 import aiohttp
 import msgspec
 
-from steelyard.errors import BadMessage, Unavailable
+from steelyard.errors import BadMessage, ConfigError, Unavailable
 from steelyard.protocol.hashing import keccak
 from steelyard.validator.forms import APP_CALLS, Form, made_up, read_form
 
@@ -203,10 +204,23 @@ class Prober:
         return self._systems[key] >= APP_CALLS
 
 
-def load_prompts() -> list[str]:
-    """Return the package's prompts, one a line."""
-    text = resources.files("steelyard.validator").joinpath("prompts.txt").read_text("utf-8")
-    return [line for line in text.splitlines() if line.strip()]
+def load_prompts(file: Path | None = None) -> list[str]:
+    """Return the prompts in a file, one a line; without one the package's, which everybody knows.
+
+    Raises:
+        ConfigError: the file can't be read, or is empty.
+    """
+    if file is None:
+        text = resources.files("steelyard.validator").joinpath("prompts.txt").read_text("utf-8")
+    else:
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} (validator.prompts) can't be read: {error}") from error
+    prompts = [line for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise ConfigError(f"{file} (validator.prompts) is empty: write prompts like users', one a line")
+    return prompts
 
 
 def text_of(body: bytes) -> str:

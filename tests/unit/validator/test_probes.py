@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
-from steelyard.errors import Unavailable
-from steelyard.validator.probes import Bought, Prober, ProbeShop
+import pytest
+
+from steelyard.errors import ConfigError, Unavailable
+from steelyard.validator.probes import Bought, Prober, ProbeShop, load_prompts
 
 ONE, TWO = "http://one", "http://two"
 
@@ -119,3 +122,15 @@ def test_form_of_an_unknown_gateway_is_used_over_one_that_the_shop_knows() -> No
     prober.learn("chat.completions", "m", _body(0), "http://elsewhere")
     asyncio.run(prober.probe())
     assert shop.sold[0][0] in (ONE, TWO)
+
+
+def test_own_prompts_are_read_from_a_file_or_refused(tmp_path: Path) -> None:
+    """One a line; a file that isn't there or is empty is named, with what to do."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\n\n  \ntwo\n", "utf-8")
+    assert load_prompts(file) == ["one", "two"]
+    assert len(load_prompts()) > 10
+    file.write_text("\n", "utf-8")
+    for path, reason in ((file, "is empty"), (tmp_path / "none.txt", "can't be read")):
+        with pytest.raises(ConfigError, match=reason):
+            load_prompts(path)
