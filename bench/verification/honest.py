@@ -2,8 +2,8 @@
 
 1. The recordings are split in two by request. Bounds are measured on one half, audits are drawn from the other, each an
    answer as it was recorded, whole; then the halves change places.
-2. Beside it the package's own null, where it ships one for the pair: `steelyard calibrate` measures it on prompts of
-   its own, so that all recordings are new to it.
+2. Once by bounds of the very pair of engines, and once by those that the package would ship (`make_null`) had it seen
+   that half alone.
 3. Beside it a rule with a single threshold, as live networks use it: an answer fails if its mean log-probability
    distance is above the 95 % quantile of the calibration half, a node is convicted when its share of fails is more than
    one standard deviation above 5 %, judged from 30 checks on.
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import herd
 import numpy as np
-from recordings import Recording
-from weighing import Array, Judged, half_of, judge_all, null_of, pair_of, shipped_null
+from recordings import RecordedAnswer, Recording
+from weighing import Array, Judged, half_of, judge_all, null_of, pair_of, shipped_recipe
 
 from steelyard.verification.null import Null
 from steelyard.verification.parameters import SHIPPED
@@ -34,25 +35,30 @@ def simulate(recordings: Sequence[Recording], audits: int, rng: np.random.Genera
     for recording in (found for found in recordings if found.is_honest):
         pair = pair_of(recording)
         for half in (0, 1):
-            null = null_of(recordings, pair, lambda answer, half=half: half_of(answer) == half)  # type: ignore[misc]
-            if null is not None:
-                runs.append(_run(recording, null, "other half", recordings, 1 - half))
-        shipped = shipped_null(pair)
-        if shipped is not None:
-            runs.append(_run(recording, shipped, "shipped", recordings, None))
+            keep = partial(_is_in, half)
+            for null, name in (
+                (null_of(recordings, pair, keep), "own pair"),
+                (shipped_recipe(pair, keep), "as shipped"),
+            ):
+                if null is not None:
+                    runs.append(_run(recording, null, name, recordings, 1 - half))
     return [_audit(judged, by, limits, math.ceil(audits / AUDITS), rng) for judged, by, limits in runs]
 
 
+def _is_in(half: int, answer: RecordedAnswer) -> bool:
+    return half_of(answer) == half
+
+
 def _run(
-    recording: Recording, null: Null, by: str, recordings: Sequence[Recording], half: int | None
+    recording: Recording, null: Null, by: str, recordings: Sequence[Recording], half: int
 ) -> tuple[Judged, str, Array]:
-    judged = judge_all(recording, null, lambda answer: half in (None, half_of(answer)))
+    judged = judge_all(recording, null, partial(_is_in, half))
     others = [found for found in recordings if found.is_honest and pair_of(found) == pair_of(recording)]
     gaps = [
         math.fsum(score.gap for score in answer.scores) / len(answer.scores)
         for found in others
         for answer in found.answers
-        if half is None or half_of(answer) != half
+        if half_of(answer) != half
     ]
     return judged, by, np.array([np.quantile(gaps, 1 - FALSE_RATE)])
 

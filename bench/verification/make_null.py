@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from recordings import load_recordings
+from recordings import RecordedAnswer, load_recordings
 
 from steelyard.cli.offerings import CHAT, plan_smollm2
 from steelyard.cli.settings_file import load_settings
@@ -31,14 +32,14 @@ OTHER_KERNEL = "other-kernel"
 """What replays with other rounding are called; providers of that kernel replayed by the plain one count there, too."""
 
 
-def samples() -> list[Sample]:
-    """Every honest answer of llama.cpp as each validator scored it."""
+def samples(keep: Callable[[RecordedAnswer], bool] = lambda _: True) -> list[Sample]:
+    """Every honest answer of llama.cpp that is to be kept, as each validator scored it."""
     found = []
     for recording in load_recordings():
         is_plain = recording.provider in PROVIDERS and recording.validator == "llama"
         if not recording.is_honest or not recording.provider.startswith("llama"):
             continue
-        for answer in recording.answers:
+        for answer in filter(keep, recording.answers):
             family = GIBBERISH if answer.sort == "gibberish" else ORDINARY
             family = family if is_plain else f"{family} {OTHER_KERNEL}"
             regime = regime_of(answer.sampling.temperature)

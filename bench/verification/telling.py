@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from views import Array, views_of
 
-TRAFFIC = Path(__file__).parent / "recordings" / "traffic.json.gz"
+TRAFFIC = Path(__file__).parent / "traffic.json.gz"
 FORMAT = "steelyard-traffic-1"
 FOLDS = 5
 STEPS, RATE, DECAY = 250, 0.05, 1e-3

@@ -1,6 +1,6 @@
 """Record what nodes see of users' calls and of validators' probes, in a real network of two gateways and three nodes.
 
-`python bench/verification/traffic.py [--calls 1500] [--seed 0]` writes recordings/traffic.json.gz: one row a call, in
+`python bench/verification/traffic.py [--calls 1500] [--seed 0]` writes traffic.json.gz: one row a call, in
 the order in which nodes saw them, each with everything that reached a node (`watching_node`), and whether it was a
 probe. Users and the prober act side by side, as often; the prober is the product's own, and learns from one user's call
 in ten, as from those that a validator checks.
@@ -31,7 +31,7 @@ from steelyard.cli.offerings import plan_echo
 from steelyard.cli.processes import Child, Processes
 from steelyard.validator.probes import Prober, ProbeShop, text_of
 
-TRAFFIC = Path(__file__).parent / "recordings" / "traffic.json.gz"
+TRAFFIC = Path(__file__).parent / "traffic.json.gz"
 FORMAT = "steelyard-traffic-1"
 MODEL = "echo"
 PACE_S = 0.15
