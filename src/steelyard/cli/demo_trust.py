@@ -40,7 +40,7 @@ from steelyard.services.manifest import decode_manifest, manifest_digest
 from steelyard.validator.calibrations import Calibrations
 
 GATEWAYS, VALIDATORS = 2, 4
-AFTER_CALLS = 24
+AFTER_CALLS = 16
 """Calls after the last conviction, for the shares of traffic."""
 TIMEOUT_S = 600.0
 QUICK = Size(answers=160, tokens=64)
