@@ -99,7 +99,10 @@ def _honest_rows(rows: list[dict[str, Any]], totals: dict[str, Any]) -> list[tup
             f"scored; a single threshold convicts {single}"
         )
         out.append((f"honest {row['pair']} ({row['calibrated_on']})", "0 convicted", told, row["convicted"] == 0))
-    told = f"{totals['convicted']} in {totals['audits']:,} audits: below {totals['rate_bound_95']:.1e} an audit (95 %)"
+    told = (
+        f"{totals['convicted']} in {totals['audits']:,} audits; in each row below {totals['rate_bound_95']:.1e} an "
+        f"audit (95 %), of {totals['recorded_answers']} replays of recorded answers, not of all that could be"
+    )
     is_met = totals["convicted"] == 0 and totals["audits"] >= 10**6
     return [*out, ("honest, all of them", "0 in 10^6", told, is_met)]
 
@@ -182,7 +185,10 @@ def measure(audits: int, seed: int, tell: Callable[[str], None]) -> dict[str, An
     result["honest"] = honest.simulate(recordings, audits, rng)
     convicted, done = (sum(row[key] for row in result["honest"]) for key in ("convicted", "audits"))
     result["honest_totals"] = {
-        "convicted": convicted, "audits": done, "rate_bound_95": honest.rate_bound(convicted, max(1, done)),
+        "convicted": convicted, "audits": done,
+        "rate_bound_95": max(
+            (honest.rate_bound(row["convicted"], row["audits"]) for row in result["honest"]), default=1.0
+        ),
         "recorded_answers": sum(len(found.answers) for found in recordings if found.is_honest),
     }  # fmt: skip
     tell("what cheating is worth")
@@ -218,6 +224,8 @@ def main() -> int:
         print(f"{what:<{width}}  {aim:<16} {'' if is_met is None else 'yes' if is_met else 'NO':<4} {found}")
     missed = [row[0] for row in rows if row[3] is False]
     print(f"{len(missed)} of {sum(row[3] is not None for row in rows)} aims missed; {time.monotonic() - started:.0f} s")
+    for row in result["cheats"]:
+        del row["curve"]  # it is in the plot
     (RESULTS / "verification.json").write_text(json.dumps(result, indent=1) + "\n")
     return 1 if missed else 0
 
