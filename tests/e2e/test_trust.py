@@ -47,7 +47,7 @@ def test_cheat_with_honest_looking_evidence_is_convicted_and_loses_its_calls(
     assert cheat.is_right, cheat
     assert not cheat.is_caught_by_fingerprint
     assert cheat.challenger_audited <= 12, cheat
-    assert cheat.stake_after == cheat.stake_before // 2
+    assert cheat.stake_after <= cheat.stake_before // 2
     assert honest.verdicts.get(Outcome.PASS, 0) > 0
     assert "no calibration ships" not in told.getvalue()
 
