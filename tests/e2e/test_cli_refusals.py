@@ -140,9 +140,11 @@ def test_chain_run_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
 
 def test_deployment_of_a_wiped_chain_is_told_as_such(tmp_path: Path) -> None:
     """A deployment file that outlived its chain is one line, not a puzzle."""
-    zeros = dict.fromkeys(("manager", "yard", "registry", "escrow", "ledger", "court", "proofs"), "0x" + "11" * 20)
+    zeros = dict.fromkeys(
+        ("manager", "yard", "registry", "escrow", "ledger", "court", "proofs", "rewards"), "0x" + "11" * 20
+    )
     numbers = {"chain_id": 31415, "block": 0, "epoch_s": 60, "withdraw_delay_s": 1, "unbond_delay_s": 2}
-    content = {"format": 2, "development": True, "salt": "0x" + "22" * 32, **zeros, **numbers}
+    content = {"format": 3, "development": True, "salt": "0x" + "22" * 32, **zeros, **numbers}
     (tmp_path / "deployment.json").write_text(json.dumps(content))
     with open_chain("embedded", key_count=1) as chain:
         done = type_words(tmp_path, "audit", STEELYARD_CHAIN__RPC_URLS=chain.url)
