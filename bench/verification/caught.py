@@ -2,7 +2,8 @@
 
 1. An audited answer of 64 tokens is either a recorded answer's first 64, or 4 blocks of 16 neighbouring tokens, each
    drawn from recorded answers of one sampling at about the same place (8 tokens off at most): answers begin openly, and
-   may end in a loop that any weights would go on with. So there are more answers than were recorded.
+   may end in a loop that any weights would go on with. So there are more answers than were recorded. The share with
+   blocks from anywhere is told beside it: it is the harder question, and not that of an answer's first 64 tokens.
 2. Audited tokens to a challenge: answers drawn whole, bought over three gateways, each alike often.
 3. Beside it, what a log-probability fingerprint alone would find, and what a provider with 1,000 clean answers behind
    it may still do.
@@ -24,6 +25,7 @@ from steelyard.verification.null import Null
 from steelyard.verification.parameters import SHIPPED
 
 ANSWER_TOKENS, BLOCK, OFF = 64, 16, 8
+MAX_TOKENS = 4096
 SIMULATED_ANSWERS = 100_000
 NODES, AUDITS = 2_000, 400
 WITHIN_TOKENS = 1_000
@@ -76,19 +78,22 @@ def within_answer(recording: Recording, judged: Judged, rng: np.random.Generator
     whole = [rows[:ANSWER_TOKENS].sum(axis=0) for rows in judged.factors if len(rows) >= ANSWER_TOKENS]
     worth = log_mean(np.array(whole)) if whole else np.array([])
     caught = int((worth >= threshold).sum())
-    simulated = _blocks(recording, judged.factors, rng)
+    simulated, anywhere = (_blocks(recording, judged.factors, rng, off) for off in (OFF, MAX_TOKENS))
     return {
         "answers": len(whole),
         "caught": caught,
         "least_nats": round(float(worth.min()), 1) if whole else None,
         "simulated": SIMULATED_ANSWERS if len(simulated) else 0,
         "share_of_simulated": round(float((simulated >= threshold).mean()), 5) if len(simulated) else None,
+        "share_from_anywhere": round(float((anywhere >= threshold).mean()), 5) if len(anywhere) else None,
         "lower_bound": round(share_bound(caught, len(whole)), 4),
     }
 
 
-def _blocks(recording: Recording, rows: Sequence[Array], rng: np.random.Generator) -> Array:
-    """The e-values (logarithms) of answers made of blocks, each answer's of one sampling, samplings as recorded."""
+def _blocks(recording: Recording, rows: Sequence[Array], rng: np.random.Generator, off: int) -> Array:
+    """The e-values (logarithms) of answers made of blocks, each answer's of one sampling, samplings as recorded; each
+    block is at most so many tokens off its place.
+    """
     places = range(0, ANSWER_TOKENS, BLOCK)
     blocks: dict[Any, list[list[Array]]] = defaultdict(lambda: [[] for _ in places])
     answers: Counter[Any] = Counter()
@@ -96,7 +101,7 @@ def _blocks(recording: Recording, rows: Sequence[Array], rng: np.random.Generato
         key = (answer.sampling.temperature, answer.sampling.top_p, answer.sampling.top_k)
         answers[key] += 1
         for pool, place in zip(blocks[key], places, strict=True):
-            starts = range(max(0, place - OFF), min(place + OFF, len(found) - BLOCK) + 1)
+            starts = range(max(0, place - off), min(place + off, len(found) - BLOCK) + 1)
             pool += [found[start : start + BLOCK].sum(axis=0) for start in starts]
     keys = [key for key, pools in blocks.items() if all(pools)]
     total = sum(answers[key] for key in keys)

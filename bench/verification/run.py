@@ -76,6 +76,7 @@ def _cheat_rows(row: dict[str, Any]) -> list[tuple[str, str, str, bool | None]]:
         one = row["within_answer"]
         share = one["share_of_simulated"]
         told = f"{one['caught']} of {one['answers']} recorded, {_percent(share, 2)} of {one['simulated']:,} from blocks"
+        told += f" at their place ({_percent(one['share_from_anywhere'], 2)} from anywhere)"
         out.append((f"{who}: one answer of 64", ">= 99.9 %", told, share is not None and share >= 0.999))
     base = name.removesuffix(PREFILL)
     is_cheap_decode = name.endswith(PREFILL) and base in (*OTHER_MODELS, *COARSE)
