@@ -45,7 +45,6 @@ class Record:
     """What this gateway saw of one provider at one service; it steers this gateway alone and is no verdict."""
 
     unit_s: float = 0.0
-    first_s: float = 0.0
     failure_rate: float = 0.0
     failures_in_row: int = 0
     successes: int = 0
@@ -56,12 +55,10 @@ class Record:
     rest_until_s: float = 0.0
     last_reason: str = ""
 
-    def add_success(self, seconds: float, units: int, first_s: float | None = None) -> None:
-        """Note a finished call: how long it took, how many units it made and when its first piece came."""
+    def add_success(self, seconds: float, units: int) -> None:
+        """Note a finished call: how long it took and how many units it made."""
         unit_s = seconds / units if units > 1 else seconds
         self.unit_s = unit_s if not self.successes else self.unit_s + EWMA_WEIGHT * (unit_s - self.unit_s)
-        if first_s is not None:
-            self.first_s = first_s if not self.first_s else self.first_s + EWMA_WEIGHT * (first_s - self.first_s)
         self.failure_rate -= EWMA_WEIGHT * self.failure_rate
         self.successes += 1
         self.failures_in_row = 0

@@ -101,9 +101,7 @@ class Settlement:
         if receipt.finish_reason == FinishReason.ERROR:
             seller.record.add_failure("engine_error", now_s)
         else:
-            seconds = now_s - attempt.started_s
-            first_s = attempt.first_s
-            seller.record.add_success(seconds, units, seconds if first_s is None else first_s - attempt.started_s)
+            seller.record.add_success(now_s - attempt.started_s, units)
         self._add_row(attempt, CUT if is_cut else DONE, receipt, is_charged=is_charged)
         metrics, service = self._metrics, seller.name
         metrics.calls[service, seller.provider_hex, CUT if is_cut else DONE] += 1
