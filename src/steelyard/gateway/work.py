@@ -115,21 +115,17 @@ class Work:
         if full := self._why_full():
             raise Unavailable(full, code="overloaded", retry_after_s=1.0)
         idem_key = headers.get(b"idempotency-key")
-        if idem_key is not None:
-            recording = await self._replays.begin(account.key_id, idem_key, api, body)
-            if isinstance(recording, Reply):
-                await send_reply(send, recording, (*extra, (b"x-steelyard-replayed", b"true")))
-                return recording.status
-            try:
-                listing = await self._find_listing(read_model(body))
-                job = self._read_job(api, account, headers, body, listing, started_s)
-                status = await self._answer(job, receive, send, extra, recording)
-            finally:
+        recording = None if idem_key is None else await self._replays.begin(account.key_id, idem_key, api, body)
+        if isinstance(recording, Reply):
+            await send_reply(send, recording, (*extra, (b"x-steelyard-replayed", b"true")))
+            return recording.status
+        try:
+            listing = await self._find_listing(read_model(body))
+            job = self._read_job(api, account, headers, body, listing, started_s)
+            return await self._answer(job, receive, send, extra, recording)
+        finally:
+            if recording is not None:
                 await recording.close()
-            return status
-        listing = await self._find_listing(read_model(body))
-        job = self._read_job(api, account, headers, body, listing, started_s)
-        return await self._answer(job, receive, send, extra, None)
 
     def _read_job(
         self, api: str, account: Account, headers: dict[bytes, bytes], body: bytes, listing: Listing, started_s: float
