@@ -17,7 +17,7 @@ from sqlalchemy import and_, bindparam, func, select, text, update
 from steelyard.protocol.messages import Lane
 from steelyard.storage.calls import CallRow
 from steelyard.storage.database import Database
-from steelyard.storage.lane_rows import StoredBatch, lane_of, read_batch
+from steelyard.storage.lane_rows import StoredBatch, read_batch, read_lane
 from steelyard.storage.operations import Row, Statement, insert_into
 from steelyard.storage.schema import batch_calls, batches, calls, lanes
 
@@ -65,7 +65,7 @@ async def load_feed(database: Database, gateway: bytes, *, after: int, limit: in
                     rows[call.receipt_hash] = call
     fed = []
     for row in found:
-        stored = read_batch(lane_of(row[2:7]), row[7:])
+        stored = read_batch(read_lane(row[2:]), row[7:])
         fed.append(FedBatch(row[0], stored, tuple(rows.get(leaf) for leaf in stored.leaves)))
     return fed
 

@@ -59,12 +59,7 @@ def voucher_row(signed: SignedVoucher, now_ms: int) -> Row:
 
 def read_lane(row: Any) -> Lane:
     """Return the lane of a row that begins with a lane's columns."""
-    return lane_of(row[:5])
-
-
-def lane_of(columns: Sequence[Any]) -> Lane:
-    """Return the lane of its five columns."""
-    _, gateway, provider, service_id, lane_id = columns
+    _, gateway, provider, service_id, lane_id = row[:5]
     return Lane(gateway, provider, service_id, int.from_bytes(lane_id, "big"))
 
 
