@@ -171,19 +171,19 @@ def compare_rows(claimed: bytes, replayed: bytes) -> Comparison:
         code = replayed[len(BREACH_TAG) :].decode("ascii", "replace")
         if code not in BREACHES:
             raise _malformed(f"a replay names the breach {code[:40]!r}, which isn't one")
-        return _breach(code)
+        return breach(code)
     replay = decode_claim(replayed, REPLAY_TAG)
     try:
         claim = decode_claim(claimed)
     except BadMessage as error:
-        return _breach(MALFORMED, error.message)
+        return breach(MALFORMED, error.message)
     if [row.token_id for row in claim.rows] != [row.token_id for row in replay.rows]:
-        return _breach(SPELLING, "claim and replay differ in their tokens")
+        return breach(SPELLING, "claim and replay differ in their tokens")
     scores = tuple(
         Score(
             finding.margin == 0.0,
             finding.margin,
-            min(DISTANCE_CLIP, abs(mine.steps - theirs.steps) / STEPS_PER_NAT),
+            logprob_gap(mine, theirs),
             finding.entropy,
             finding.lead,
         )
@@ -196,7 +196,13 @@ def compare_rows(claimed: bytes, replayed: bytes) -> Comparison:
     return Comparison(is_wellformed=True, distance=distance, positions=count, scores=scores)
 
 
-def _breach(code: str, reason: str = "") -> Comparison:
+def logprob_gap(mine: Row, theirs: Row) -> float:
+    """Return how far two rows' log-probabilities of one token lie apart, in nats up to `DISTANCE_CLIP`."""
+    return min(DISTANCE_CLIP, abs(mine.steps - theirs.steps) / STEPS_PER_NAT)
+
+
+def breach(code: str, reason: str = "") -> Comparison:
+    """Return what is said of a claim that breaks a rule; `code` is one of `BREACHES`."""
     return Comparison(is_wellformed=False, distance=0.0, positions=0, reason=reason or BREACHES[code], code=code)
 
 

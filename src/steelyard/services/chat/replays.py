@@ -21,14 +21,14 @@ from steelyard.services.body_reader import BodyReader
 from steelyard.services.chat.evidence import (
     BREACH_TAG,
     BREACHES,
-    DISTANCE_CLIP,
     MALFORMED,
     REPLAY_TAG,
-    STEPS_PER_NAT,
     Claim,
+    breach,
     count_rows,
     decode_claim,
     encode_breach,
+    logprob_gap,
 )
 from steelyard.services.manifest import Manifest
 from steelyard.services.port import Chunk, Comparison, Context, FinishReason, Quote, Request, Result, Score
@@ -137,7 +137,7 @@ def compare_replays(result: Result, claimed: bytes, replayed: bytes) -> Comparis
     """
     mine = replayed[len(SECOND_TAG) :]
     if claimed:
-        return _refuse("a replay has no evidence beside its content")
+        return breach(MALFORMED, "a replay has no evidence beside its content")
     if BREACH_TAG in (mine[:4], result.content[:4]):
         is_same = mine == result.content
         reason = "" if is_same else "the two replays differ in whether the claim breaks a rule"
@@ -147,14 +147,14 @@ def compare_replays(result: Result, claimed: bytes, replayed: bytes) -> Comparis
     try:
         theirs = decode_claim(result.content, REPLAY_TAG)
     except BadMessage as error:
-        return _refuse(error.message)
+        return breach(MALFORMED, error.message)
     if _tokens(own) != _tokens(theirs):
-        return _refuse("the two replays are of different tokens")
+        return breach(MALFORMED, "the two replays are of different tokens")
     scores = tuple(
         Score(
             left.margin == right.margin,
             abs(left.margin - right.margin),
-            min(DISTANCE_CLIP, abs(row.steps - other.steps) / STEPS_PER_NAT),
+            logprob_gap(row, other),
             left.entropy,
             left.lead,
         )
@@ -166,7 +166,3 @@ def compare_replays(result: Result, claimed: bytes, replayed: bytes) -> Comparis
 
 def _tokens(claim: Claim) -> tuple[int, list[int]]:
     return claim.prompt_tokens, [row.token_id for row in claim.rows]
-
-
-def _refuse(reason: str) -> Comparison:
-    return Comparison(is_wellformed=False, distance=0.0, positions=0, reason=reason, code=MALFORMED)
