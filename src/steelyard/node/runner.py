@@ -193,7 +193,7 @@ class Run:
         answer, call_id = self._answer, self.call.order.call_id
         piece = Piece(b"".join(answer.contents), answer.units_in, answer.units_out)
         evidence = make_evidence(self.taken, piece, finish, self._context.trace)
-        root = evidence_root(evidence) if evidence else ZERO32
+        root = evidence_root(evidence)
         receipt = _build_receipt(self.call, self.taken, piece, finish, self._started_ms, self._now_ms(), root)
         try:
             if answer.details and not self._is_stream:
