@@ -57,8 +57,11 @@ def check_context(header: GgufHeader, wanted: int, name: str) -> None:
         raise ConfigError(f"a context of {wanted} tokens was asked for, {name} has at most {header.context_tokens}")
 
 
-def describe_model(facts: ModelFacts, header: GgufHeader, vocabulary: Vocabulary, size_bytes: int) -> EngineInfo:
-    """Return what the file says; the engine fills in its own name, version, context and what `price_template` finds."""
+async def describe_model(
+    facts: ModelFacts, header: GgufHeader, vocabulary: Vocabulary, size_bytes: int, render: Render
+) -> EngineInfo:
+    """Return what the file says, and what its template costs; the engine fills in its own name, version and context."""
+    per_request, per_message = await _price_template(header, render)
     return EngineInfo(
         engine="",
         engine_version="",
@@ -69,6 +72,8 @@ def describe_model(facts: ModelFacts, header: GgufHeader, vocabulary: Vocabulary
         quantisation=header.quantisation,
         tokenizer_hash=header.tokenizer_hash,
         template_hash=header.template_hash,
+        template_request_tokens=per_request,
+        template_message_tokens=per_message,
         longest_token_bytes=vocabulary.longest_bytes,
         embedding_dimension=header.embedding_dimension,
         embedding_context_tokens=min(EMBEDDING_CONTEXT_TOKENS, header.context_tokens),
@@ -78,7 +83,7 @@ def describe_model(facts: ModelFacts, header: GgufHeader, vocabulary: Vocabulary
     )
 
 
-async def price_template(header: GgufHeader, render: Render) -> tuple[int, int]:
+async def _price_template(header: GgufHeader, render: Render) -> tuple[int, int]:
     """Return the most tokens that the chat template adds per request and per message; 0 and 0 without a template."""
     if not header.template:
         return 0, 0

@@ -31,14 +31,13 @@ from steelyard.engines.gguf_model import (
     ModelFacts,
     check_context,
     describe_model,
-    price_template,
 )
 from steelyard.engines.llama_gate import StepGate, raise_error
 from steelyard.engines.llama_library import check_version
 from steelyard.engines.llama_logits import LlamaScorer
 from steelyard.engines.llama_server import REFUSED, LlamaOptions, LlamaServer, open_llama_server
 from steelyard.engines.llama_session import LlamaSession, step_request
-from steelyard.engines.port import Embeddings, EngineInfo, Progress
+from steelyard.engines.port import Embeddings, EngineInfo, Progress, check_prompt
 from steelyard.engines.vocabulary import Vocabulary
 from steelyard.errors import BadRequest, ConfigError, Fault, Unavailable
 from steelyard.weights.gguf import GgufHeader, load_gguf_header
@@ -126,14 +125,11 @@ class LlamaEngine:
         return LlamaScorer(self._path, self._options)
 
     async def _measure(self, header: GgufHeader, vocabulary: Vocabulary, size: int) -> EngineInfo:
-        per_request, per_message = await price_template(header, self.render)
         return msgspec.structs.replace(
-            describe_model(self._facts, header, vocabulary, size),
+            await describe_model(self._facts, header, vocabulary, size, self.render),
             engine=ENGINE,
             engine_version=llama_version(),
             context_tokens=self._options.context_tokens,
-            template_request_tokens=per_request,
-            template_message_tokens=per_message,
         )
 
     async def tokenise(self, text: str) -> list[int]:
@@ -168,12 +164,7 @@ class LlamaEngine:
             Unavailable: too many are waiting already, or the engine is closed.
         """
         server, limit = self._server(), self._options.context_tokens
-        if not tokens or len(tokens) >= limit:
-            raise BadRequest(
-                f"the prompt has {len(tokens)} tokens, this model takes 1 to {limit - 1}: shorten it",
-                code="context_length_exceeded",
-                param="messages",
-            )
+        check_prompt(tokens, limit)
         if self._waiting >= WAITING_PER_SLOT * self._options.slots:
             raise Unavailable(
                 "every slot of the engine is busy and its queue is full", code="engine_busy", retry_after_s=1

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from steelyard.engines.llama_library import Batch, LlamaLibrary, TokenDataArray, load_llama_library
 from steelyard.engines.llama_server import LlamaOptions
-from steelyard.engines.port import TOP_CANDIDATES, Candidates, check_scored
-from steelyard.errors import BadRequest, ConfigError, Unavailable
+from steelyard.engines.port import TOP_CANDIDATES, Candidates, check_scored, check_tokens
+from steelyard.errors import ConfigError, Unavailable
 
 _WORDS = 3
 """Words of 4 bytes in a `llama_token_data`: id, logit, probability."""
@@ -111,9 +111,7 @@ class LlamaLogits:
             BadRequest: a token is not in the vocabulary.
             Unavailable: the library failed.
         """
-        wrong = next((token for token in tokens if not 0 <= token < self._size), None)
-        if wrong is not None:
-            raise BadRequest(f"token {wrong} is not in this model's vocabulary of {self._size}")
+        check_tokens(tokens, self._size)
         if is_new:
             self._lib.llama_memory_clear(self._memory, True)
         count = len(tokens)

@@ -113,6 +113,27 @@ class Scorer(Protocol):
         """
 
 
+def check_prompt(tokens: Sequence[int], context_tokens: int) -> None:
+    """Refuse a prompt that no session can be opened on.
+
+    Raises:
+        BadRequest: it is empty or leaves no room in the context.
+    """
+    if not tokens or len(tokens) >= context_tokens:
+        raise BadRequest(
+            f"the prompt has {len(tokens)} tokens, this model takes 1 to {context_tokens - 1}: shorten it",
+            code="context_length_exceeded",
+            param="messages",
+        )
+
+
+def check_tokens(tokens: Sequence[int], vocabulary_size: int) -> None:
+    """Refuse token ids (untrusted) that a vocabulary doesn't have; raises BadRequest naming the first."""
+    wrong = next((token for token in tokens if not 0 <= token < vocabulary_size), None)
+    if wrong is not None:
+        raise BadRequest(f"token {wrong} is not in this model's vocabulary of {vocabulary_size}")
+
+
 def check_scored(prompt: Sequence[int], answer: Sequence[int], context_tokens: int) -> None:
     """Refuse what a scorer can't score.
 

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from steelyard.engines.gguf_model import ModelFacts, check_context, describe_model, price_template
-from steelyard.engines.port import Candidates, Embeddings, EngineInfo, Progress, check_scored
+from steelyard.engines.gguf_model import ModelFacts, check_context, describe_model
+from steelyard.engines.port import Candidates, Embeddings, EngineInfo, Progress, check_prompt, check_scored
 from steelyard.engines.transformers_model import ENGINE, TorchModel, transformers_version
 from steelyard.engines.vocabulary import Vocabulary
 from steelyard.errors import BadRequest, Fault, Unavailable
@@ -87,14 +87,11 @@ class TransformersEngine:
             self._model = await loop.run_in_executor(
                 self._pool, TorchModel, self._path, header.tokenizer_pre, self._options.threads
             )
-            per_request, per_message = await price_template(header, self.render)
             self._info = msgspec.structs.replace(
-                describe_model(self._facts, header, vocabulary, size),
+                await describe_model(self._facts, header, vocabulary, size, self.render),
                 engine=ENGINE,
                 engine_version=transformers_version(),
                 context_tokens=self._options.context_tokens,
-                template_request_tokens=per_request,
-                template_message_tokens=per_message,
             )
             progress("loading the model", size, size)
 
@@ -115,12 +112,7 @@ class TransformersEngine:
 
     async def open_session(self, tokens: Sequence[int]) -> TransformersSession:
         limit = self._options.context_tokens
-        if not tokens or len(tokens) >= limit:
-            raise BadRequest(
-                f"the prompt has {len(tokens)} tokens, this model takes 1 to {limit - 1}: shorten it",
-                code="context_length_exceeded",
-                param="messages",
-            )
+        check_prompt(tokens, limit)
         await self._free.acquire()
         return TransformersSession(self, tokens, limit, self._free.release)
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from steelyard.engines.port import TOP_CANDIDATES, Candidates
+from steelyard.engines.port import TOP_CANDIDATES, Candidates, check_tokens
 from steelyard.errors import BadRequest, ConfigError
 
 ENGINE = "transformers"
@@ -108,9 +108,7 @@ class TorchModel:
         return out.logits[0], out.past_key_values
 
     def _input(self, tokens: Sequence[int]) -> Any:
-        wrong = next((token for token in tokens if not 0 <= token < self._size), None)
-        if wrong is not None:
-            raise BadRequest(f"token {wrong} is not in this model's vocabulary of {self._size}")
+        check_tokens(tokens, self._size)
         return self._torch.tensor([list(tokens)])
 
     def _candidates(self, logits: Any) -> list[Candidates]:
