@@ -6,11 +6,13 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
+import pytest
 from tests.chains import deploy_on, open_chain
 from tests.trust_world import PARAMETERS, VALIDATOR, open_trust_world
 from tests.validator_office import OTHER, PAIR, Office, second_validator
 
 from steelyard.chain.cases import CaseKind
+from steelyard.errors import NotProvable
 from steelyard.gateway.network_quality import weighted_median
 from steelyard.protocol.cid import Cid
 from steelyard.protocol.messages import Outcome
@@ -73,6 +75,24 @@ def test_two_validators_publish_the_same_quality_and_a_gateway_steers_by_it(tmp_
                     assert records[PAIR].is_barred
                 again = Office(world, world.validator, blobs)
                 assert await again.quality.compute(epoch) == await one.quality.compute(epoch)
+
+        asyncio.run(story())
+
+
+def test_missing_blob_makes_an_epoch_not_provable_until_it_is_there(tmp_path: Path) -> None:
+    """What can't be read is named, and nothing is published in its place."""
+    with open_chain("embedded") as chain:
+        deployment = deploy_on(chain, PARAMETERS)
+
+        async def story() -> None:
+            async with open_trust_world(tmp_path, chain.url, chain.keys[0], deployment) as world:
+                office = Office(world, world.validator, FolderBlobs(tmp_path / "blobs"))
+                await office.publish(office.epoch() - 2, [Outcome.PASS], is_kept=False)
+                epoch = await office.next_epoch()
+                with pytest.raises(NotProvable, match="01" * 32):
+                    await office.quality.compute(epoch)
+                await office.posts.beat((epoch + 1) * office.ledger.epoch_s)
+                assert await office.ledger.fetch_root(VALIDATOR.account, QUALITY_KIND, epoch) is None
 
         asyncio.run(story())
 

@@ -15,7 +15,7 @@ from steelyard.chain.cases import CaseKind
 from steelyard.chain.escrow import EscrowClient
 from steelyard.chain.rewards import ProposalState, RewardsClient, topic_of
 from steelyard.chain.sender import Sender
-from steelyard.errors import Reverted
+from steelyard.errors import NotProvable, Reverted
 from steelyard.protocol.cid import Cid
 from steelyard.protocol.messages import Outcome
 from steelyard.protocol.rewards_blob import build_share_proof, decode_rewards, encode_rewards, shares_root
@@ -127,5 +127,25 @@ def test_wrong_root_is_challenged_and_not_settled(tmp_path: Path) -> None:
                 ]
                 with pytest.raises(Reverted, match="open cases"):
                     await two.rewards.settle(other, number)
+
+        asyncio.run(story())
+
+
+def test_root_whose_verdicts_are_missing_is_neither_proposed_nor_judged(tmp_path: Path) -> None:
+    """Nothing is guessed: the epoch is not provable, and a juror abstains."""
+    with open_chain("embedded") as chain:
+        deployment = deploy_on(chain, PARAMETERS)
+
+        async def story() -> None:
+            async with open_trust_world(tmp_path, chain.url, chain.keys[0], deployment) as world:
+                one = Treasury(world, world.validator, FolderBlobs(tmp_path / "blobs"))
+                await one.publish(one.epoch() - 2, [Outcome.PASS], is_kept=False)
+                await _earn(world)
+                await one.next_epoch()
+                epoch = await one.next_epoch()
+                with pytest.raises(NotProvable):
+                    await one.roots.compute(0, epoch)
+                await one.desk.beat((epoch + 2) * one.ledger.epoch_s - 1)
+                assert await one.rewards.fetch_proposal_count() == 0
 
         asyncio.run(story())
