@@ -66,13 +66,13 @@ def test_pot_reading_after_an_epoch_fixes_its_cap(room: RewardRoom) -> None:
     room.propose(some(room, provider=1_350))
 
 
-def test_pot_deployed_with_bad_terms_refused(world: World) -> None:
+def test_pot_deployed_with_bad_terms_refused(room: RewardRoom) -> None:
     """Times and bond are above zero, and a proposer's stake outlasts the challenge."""
     for index in range(3):
-        with world.escrow.refuses("ZeroTerm()"):
-            create_rewards(world, tuple(0 if at == index else term for at, term in enumerate(TERMS)))  # type: ignore[arg-type]
-    with world.escrow.refuses(f"UnbondingTooShort({UNBOND_DELAY_S},{UNBOND_DELAY_S})"):
-        create_rewards(world, (UNBOND_DELAY_S, PURSE_S, BOND))
+        with room.pot.refuses("ZeroTerm()"):
+            create_rewards(room.world, tuple(0 if at == index else term for at, term in enumerate(TERMS)))  # type: ignore[arg-type]
+    with room.pot.refuses(f"UnbondingTooShort({UNBOND_DELAY_S},{UNBOND_DELAY_S})"):
+        create_rewards(room.world, (UNBOND_DELAY_S, PURSE_S, BOND))
 
 
 # --- proposals

@@ -87,11 +87,13 @@ class World:
         self.court = self.create("Court", self.escrow.address, self.ledger.address, SALT, TERMS.as_tuple())
         self.proofs = self.adopt("Proofs", self.court.call("proofs"))
         self._hand_out_roles()
+        self._made = len(self._contracts)
         self._fresh = evm.snapshot()
 
     def reset(self) -> None:
         """Go back to the moment after deployment."""
         self.evm.revert(self._fresh)
+        del self._contracts[self._made :]
 
     def create(self, name: ContractName, *args: Any) -> Contract:
         """Deploy an artefact; raises CallReverted."""
