@@ -37,12 +37,15 @@ class SendPolicy:
     """How a sender waits.
 
     Args:
-        confirmations: blocks, 1 is mined. gas_margin_percent: on top of eth_estimateGas.
+        confirmations: blocks, 1 is mined.
+        gas_margin, gas_margin_percent: on top of eth_estimateGas; unused gas costs nothing. The estimate is of one
+            moment: a second later, the same call may write a few new slots where it overwrote.
         timeout_s: until a send gives up. stall_s: without a receipt, until it is looked after.
         poll_s, max_poll_s: between looks for the receipt, growing by half.
     """
 
     confirmations: int = 1
+    gas_margin: int = 100_000
     gas_margin_percent: int = 25
     timeout_s: float = 120.0
     stall_s: float = 15.0

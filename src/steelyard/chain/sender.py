@@ -122,7 +122,8 @@ class Sender:
                     f"{what} needs {needed} gas, a transaction may take {MAX_TRANSACTION_GAS}: split it",
                     code="gas_limit_too_high",
                 )
-            gas = min(needed + needed * self._policy.gas_margin_percent // 100, MAX_TRANSACTION_GAS)
+            margin = self._policy.gas_margin + needed * self._policy.gas_margin_percent // 100
+            gas = min(needed + margin, MAX_TRANSACTION_GAS)
         return gas or TRANSFER_GAS, suggest_fees(history, self._policy.fees)
 
     async def _submit(self, to: bytes | None, data: bytes, value_wei: int, gas: int, fees: Fees) -> InFlight:
