@@ -21,6 +21,7 @@ from steelyard.storage.blobs import FolderBlobs
 from steelyard.validator.quality import NetworkQuality
 from steelyard.validator.quality_posts import QualityPosts
 from steelyard.validator.record import LedgerRecord
+from steelyard.validator.stakes import ValidatorStakes
 
 OTHER = SigningKey(b"\x64" * 32)
 PAIR = (PROVIDER.account, service_id("letters"))
@@ -34,8 +35,9 @@ class Office:
         self.world, self.sender, self.blobs = world, sender, blobs
         self.ledger, self.court = LedgerClient(rpc, deployment), CourtClient(rpc, deployment)
         domain, block = deployment.domain, deployment.block
-        record = LedgerRecord(rpc, self.ledger, world.registry, blobs, domain, block)
-        self.quality = NetworkQuality(rpc, self.court, world.registry, record, self.validators, block)
+        stakes = ValidatorStakes(world.registry, self.validators, deployment.epoch_s)
+        self.record = LedgerRecord(rpc, self.ledger, stakes, blobs, domain, block)
+        self.quality = NetworkQuality(rpc, self.court, stakes, self.record, block)
         self.posts = QualityPosts(self.quality, self.ledger, blobs, sender, domain)
 
     async def validators(self) -> list[bytes]:

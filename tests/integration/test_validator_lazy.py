@@ -20,7 +20,6 @@ from steelyard.validator.case_file import encode_material
 from steelyard.validator.checker import Checkable, Checked
 from steelyard.validator.feed import FeedState, SeenCall
 from steelyard.validator.lazy import LazyWatch
-from steelyard.validator.record import LedgerRecord
 from steelyard.verification.verdict import Judgement
 
 
@@ -62,7 +61,7 @@ def test_published_pass_on_a_plant_opens_one_case_that_jurors_uphold(tmp_path: P
                 cid = await blobs.put(encode_verdicts(domain, OTHER.account, 3, verdicts))
                 await office.ledger.post(other, VERDICTS_KIND, 3, verdicts_root(verdicts), cid.digest, 2)
 
-                record = LedgerRecord(world.rpc, office.ledger, world.registry, blobs, domain, deployment.block)
+                record = office.record
                 watch = LazyWatch(
                     world.book, record, blobs, office.court, world.validator, domain, _find, is_challenging=True
                 )

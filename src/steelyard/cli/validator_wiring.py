@@ -51,6 +51,7 @@ from steelyard.validator.record import LedgerRecord
 from steelyard.validator.replayer import BoughtReplayer, OwnReplayer, Replayer
 from steelyard.validator.rewards import RewardDesk, RewardRoots
 from steelyard.validator.settings import ValidatorSettings
+from steelyard.validator.stakes import ValidatorStakes
 from steelyard.validator.validator import Validator, ValidatorParts
 from steelyard.weights.cache import WeightCache
 
@@ -206,12 +207,10 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             stakes = (await fetch_directory(chain)).stakes
             return sorted(account for account, role in stakes if role == Role.VALIDATOR)
 
-        record = LedgerRecord(chain.rpc, ledger, chain.registry, blobs, domain, chain.deployment.block)
+        stakes = ValidatorStakes(chain.registry, validators, chain.deployment.epoch_s)
+        record = LedgerRecord(chain.rpc, ledger, stakes, blobs, domain, chain.deployment.block)
         # one for what is published, one for roots: each is asked for epochs in their order
-        quality, earned = (
-            NetworkQuality(chain.rpc, court, chain.registry, record, validators, chain.deployment.block)
-            for _ in range(2)
-        )
+        quality, earned = (NetworkQuality(chain.rpc, court, stakes, record, chain.deployment.block) for _ in range(2))
         rewards = RewardsClient(chain.rpc, chain.deployment)
         roots = RewardRoots(rewards, earned, Cuts(chain.rpc, chain.deployment), blobs, domain)
         lazy = LazyWatch(
@@ -239,13 +238,12 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
         parts = ValidatorParts(
             account=signer.sender.account,
             rpc=chain.rpc,
-            registry=chain.registry,
             record=record,
             book=book,
             epochs=epochs,
             clerk=clerk,
             feeds=feeds,
-            validators=validators,
+            stakes=stakes,
             checkables=checkables.find,
             prober=None if shop is None else Prober(shop, probes_per_hour=section.probes_per_hour, prompts=prompts),
             demands=demands if section.is_demanding else None,

@@ -11,20 +11,20 @@ Law: docs/spec/checking.md, section 8.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from steelyard.chain.cases import CaseKind, Ruling, SecretState
 from steelyard.chain.court import CourtClient
 from steelyard.chain.indexer import fetch_events
-from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import ChainError, NotProvable
 from steelyard.protocol.messages import Outcome
 from steelyard.protocol.quality_blob import QualityEntry
 from steelyard.protocol.verdicts_blob import PublishedVerdict
 from steelyard.validator.record import LedgerRecord
+from steelyard.validator.stakes import ValidatorStakes
 from steelyard.verification.parameters import SHIPPED, CheckParameters
 from steelyard.verification.quality import Epoch, Record, next_record, quality_ppm
 from steelyard.verification.selection import Standing, check_rate_ppb, is_selected
@@ -101,23 +101,21 @@ class NetworkQuality:
     """Computes the quality after each epoch.
 
     Args:
-        record: the verdicts on the ledger. validators: everyone who ever staked as one. from_block: of the deployment.
+        stakes: of validators. record: the verdicts on the ledger. from_block: of the deployment.
     """
 
     def __init__(
         self,
         rpc: ChainRpc,
         court: CourtClient,
-        registry: RegistryClient,
+        stakes: ValidatorStakes,
         record: LedgerRecord,
-        validators: Callable[[], Awaitable[list[bytes]]],
         from_block: int,
     ) -> None:
         self._rpc = rpc
         self._court = court
-        self._registry = registry
+        self._stakes = stakes
         self._record = record
-        self._validators = validators
         self._next_block = from_block
         self._cases: dict[int, CaseSpan] = {}
         self._folded = -1
@@ -166,15 +164,8 @@ class NetworkQuality:
 
     async def _draw(self, validator: bytes, epoch: int) -> Draw:
         [known] = await self._court.fetch_secrets([validator], epoch)
-        begin_s = epoch * self._court.epoch_s
-        least = max(1, await self._registry.fetch_min_stake(Role.VALIDATOR))
-        stakes = {}
-        for account in await self._validators():
-            stake = await self._registry.fetch_stake_at(account, Role.VALIDATOR, begin_s - 1)
-            if stake >= least:
-                stakes[account] = stake
         secret = known.value if known.state is SecretState.REVEALED else None
-        return Draw(secret, stakes, self._record.standings(epoch))
+        return Draw(secret, await self._stakes.at_start(epoch), self._record.standings(epoch))
 
     async def _follow_court(self) -> None:
         head = await self._rpc.block_number()

@@ -16,13 +16,13 @@ from collections.abc import Mapping
 import structlog
 
 from steelyard.chain.ledger import LedgerClient
-from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import NotProvable, PeerError
 from steelyard.protocol.cid import Cid
 from steelyard.protocol.signing import Domain
 from steelyard.protocol.verdicts_blob import VERDICTS_KIND, decode_verdicts
 from steelyard.storage.blobs import BlobStore
+from steelyard.validator.stakes import ValidatorStakes
 from steelyard.verification.selection import Standing
 from steelyard.verification.standing import Pair, PostedVerdicts, standings_at
 
@@ -33,21 +33,21 @@ class LedgerRecord:
     """Follows the verdicts on the ledger; `missing` are those whose blob is not to be had yet.
 
     Args:
-        from_block: of the deployment.
+        stakes: say whose posts count. from_block: of the deployment.
     """
 
     def __init__(
         self,
         rpc: ChainRpc,
         ledger: LedgerClient,
-        registry: RegistryClient,
+        stakes: ValidatorStakes,
         blobs: BlobStore,
         domain: Domain,
         from_block: int,
     ) -> None:
         self._rpc = rpc
         self._ledger = ledger
-        self._registry = registry
+        self._stakes = stakes
         self._blobs = blobs
         self._domain = domain
         self._next_block = from_block
@@ -76,7 +76,7 @@ class LedgerRecord:
     async def _take(self, publisher: bytes, epoch: int, root: bytes, cid: bytes) -> bool:
         """Take in what was posted; say whether that is done with."""
         entry = await self._ledger.fetch_root(publisher, VERDICTS_KIND, epoch)
-        if entry is None or not await self._was_active(publisher, entry.posted_at_s - 1):
+        if entry is None or not await self._stakes.fetch_weight(publisher, entry.posted_at_s - 1):
             return True
         try:
             blob = decode_verdicts(await self._blobs.get(Cid(cid)), self._domain, root=root)
@@ -88,10 +88,6 @@ class LedgerRecord:
         if (blob.validator, blob.epoch) == (publisher, epoch):
             self.posted.append(PostedVerdicts(blob, entry.posted_at_s))
         return True
-
-    async def _was_active(self, account: bytes, time_s: int) -> bool:
-        stake = await self._registry.fetch_stake_at(account, Role.VALIDATOR, time_s)
-        return stake >= max(1, await self._registry.fetch_min_stake(Role.VALIDATOR))
 
     def standings(self, epoch: int) -> Mapping[Pair, Standing]:
         """Return the standing of each provider at each service when an epoch begins."""

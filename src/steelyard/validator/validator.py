@@ -18,7 +18,6 @@ from functools import partial
 
 import structlog
 
-from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import ChainError, PeerError, SteelyardError, Unavailable
 from steelyard.protocol.messages import Outcome
@@ -36,12 +35,12 @@ from steelyard.validator.quality_posts import QualityPosts
 from steelyard.validator.record import LedgerRecord
 from steelyard.validator.rewards import RewardDesk
 from steelyard.validator.settings import ValidatorSettings
+from steelyard.validator.stakes import ValidatorStakes
 from steelyard.verification.selection import Standing, select_calls
 from steelyard.verification.standing import Pair
 from steelyard.verification.verdict import Lack
 
 READ_BATCHES = 16
-PATIENCE_S = 30.0
 PROBE = "probe"
 _log = structlog.get_logger("steelyard.validator")
 
@@ -51,21 +50,21 @@ class ValidatorParts:
     """What a validator is made of.
 
     Attributes:
-        account: its own. validators: who stakes as a validator now, to ask stakes of. checkables: by service id, as
-            they are now. prober: buys calls as an ordinary client, or None. demands: asks on chain for evidence that is
-            not served; None: such calls abstain. posts: publishes quality, or None.
-            rewards: proposes and checks the roots of rewards, or None. lazy: compares others' verdicts, or None.
+        account: its own. stakes: of all validators. checkables: by service id, as they are now.
+        prober: buys calls as an ordinary client, or None.
+        demands: asks on chain for evidence that is not served; None: such calls abstain.
+        posts: publishes quality, or None. rewards: proposes and checks the roots of rewards, or None.
+        lazy: compares others' verdicts, or None.
     """
 
     account: bytes
     rpc: ChainRpc
-    registry: RegistryClient
     record: LedgerRecord
     book: Book
     epochs: Epochs
     clerk: Clerk
     feeds: Sequence[GatewayFeed]
-    validators: Callable[[], Awaitable[list[bytes]]]
+    stakes: ValidatorStakes
     checkables: Callable[[bytes], Awaitable[Checkable | None]]
     prober: Prober | None
     settings: ValidatorSettings
@@ -230,16 +229,10 @@ class Validator:
         if secret is None:
             return None
         await self._parts.record.refresh()
-        registry, begin_s = self._parts.registry, epoch * self._parts.epochs.epoch_s
         block = await self._parts.rpc.block("latest")
-        if block is None or block.timestamp_s < begin_s:
+        if block is None or block.timestamp_s < epoch * self._parts.epochs.epoch_s:
             raise _NotBegun
-        least = await registry.fetch_min_stake(Role.VALIDATOR)
-        stakes = {}
-        for account in await self._parts.validators():
-            stake = await registry.fetch_stake_at(account, Role.VALIDATOR, begin_s - 1)
-            if stake >= max(least, 1):
-                stakes[account] = stake
+        stakes = await self._parts.stakes.at_start(epoch)
         view = self._views[epoch] = _EpochView(secret, stakes, self._parts.record.standings(epoch))
         for old in sorted(self._views)[:-4]:
             del self._views[old]
