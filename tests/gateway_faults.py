@@ -21,6 +21,12 @@ async def list_rows(world: World) -> list[CallRow]:
     return await list_calls(world.database)
 
 
+async def sum_costs(world: World) -> int:
+    """Return what all calls cost together, once they are written."""
+    await world.gateway.writer.flush()
+    return sum(row.cost_nano for row in await list_calls(world.database, limit=1000))
+
+
 async def settle_spent(world: World) -> int:
     """Return what the key's budget counts as spent, with everything idle given back."""
     assert world.key is not None

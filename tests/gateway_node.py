@@ -58,6 +58,13 @@ class ScriptedNode:
         self.client = LinkClient(url, self.key, self.domain, self, offers=lambda: (self.offer,), limits=limits)
         self._keep(self.client.run())
 
+    @property
+    def link(self) -> GatewayLink:
+        """The link to the gateway, which must be up."""
+        assert self.client is not None
+        assert self.client.link is not None
+        return self.client.link
+
     async def stop(self) -> None:
         """Say goodbye."""
         if self.client is not None:

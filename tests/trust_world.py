@@ -105,8 +105,8 @@ class TrustWorld:
         return int(time.time())
 
     async def chat(self, text: str = "hello", tokens: int = 40) -> SeenCall:
-        """Have a chat answered, and return it as the validator's feed shows it."""
-        async with openai.AsyncOpenAI(base_url=self.running.base_url, api_key=self.secret, max_retries=0) as client:
+        """Have a chat answered, tried again as any client does, and return it as the validator's feed shows it."""
+        async with openai.AsyncOpenAI(base_url=self.running.base_url, api_key=self.secret) as client:
             messages: Any = [{"role": "user", "content": text}]
             await client.chat.completions.create(model=MODEL, messages=messages, max_tokens=tokens)
         async with asyncio.timeout(20):

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.gateway_faults import sum_costs
 from tests.gateway_world import (
     DOMAIN,
     GATEWAY_KEY,
@@ -23,13 +24,12 @@ from steelyard.link.port import LaneClaim
 from steelyard.protocol.lanes import SignedBatch
 from steelyard.protocol.messages import Lane
 from steelyard.protocol.signing import SigningKey, require_signer
-from steelyard.storage.calls import list_calls
 from steelyard.storage.events import list_events
 
 
-async def _settled(world: World) -> int:
-    await world.gateway.writer.flush()
-    return sum(row.cost_nano for row in await list_calls(world.database, limit=1000))
+def _forget(world: World) -> None:
+    for name in world.folder.glob("gateway.db*"):
+        name.unlink()
 
 
 def test_vouchers_follow_batches_and_are_on_disk_before_they_leave(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_vouchers_follow_batches_and_are_on_disk_before_they_leave(tmp_path: Pat
                 await until(lambda n=number: len(node.vouchers) > n)  # type: ignore[misc]
             totals = [signed.voucher.cumulative for signed in node.vouchers]
             assert totals == sorted(totals)
-            assert totals[-1] == await _settled(world)
+            assert totals[-1] == await sum_costs(world)
             for signed in node.vouchers:
                 digest = DOMAIN.digest(signed.voucher.struct_hash())
                 require_signer(digest, signed.signature, GATEWAY_KEY.account, "voucher")
@@ -72,7 +72,7 @@ def test_restarted_gateway_keeps_its_lanes_and_pays_what_it_missed(tmp_path: Pat
             await world.ask("after")
             await until(lambda: node.vouchers[-1].voucher.count == 3)
             assert {signed.voucher.lane for signed in node.vouchers} == {node.vouchers[0].voucher.lane}
-            assert node.vouchers[-1].voucher.cumulative == await _settled(world)
+            assert node.vouchers[-1].voucher.cumulative == await sum_costs(world)
 
     asyncio.run(story())
 
@@ -89,8 +89,7 @@ def test_gateway_with_an_empty_database_honours_old_lanes_by_their_tags(tmp_path
             await world.ask("two")
             await world.stop_gateway()
             node.send_batches(None)
-            for name in tmp_path.glob("gateway.db*"):
-                name.unlink()
+            _forget(world)
             await world.start_gateway()
             old = node.vouchers[0].voucher.lane
             total = sum(entry.receipt.cost for _, entries in node.histories[old] for entry in entries)
@@ -116,14 +115,11 @@ def test_claim_cut_by_a_restart_is_never_signed_below_its_end(tmp_path: Path) ->
             top = node.vouchers[-1].voucher
             node.claims_unknown = False
             await world.stop_gateway()
-            for name in tmp_path.glob("gateway.db*"):
-                name.unlink()
+            _forget(world)
             await world.start_gateway()
             await world.until_linked(node.key.account)
             signed, entries = node.histories[top.lane][0]
-            assert node.client is not None
-            assert node.client.link is not None
-            node.client.link.send_claim(LaneClaim(top.lane, (signed,), (tuple(entries),), None, False))
+            node.link.send_claim(LaneClaim(top.lane, (signed,), (tuple(entries),), None, False))
             await until(lambda: top.lane in world.gateway.payer.lanes)
             node.vouchers.clear()
             await world.stop_gateway()
@@ -157,11 +153,9 @@ def test_claim_that_proves_nothing_opens_no_lane(tmp_path: Path) -> None:
         async with open_world(tmp_path) as world:
             node = world.nodes[0]
             service, before = node.offer.offer.service_id, len(world.gateway.payer.lanes)
-            assert node.client is not None
-            assert node.client.link is not None
             for number in range(5):
                 lane = Lane(GATEWAY_KEY.account, node.key.account, service, number)
-                node.client.link.send_claim(LaneClaim(lane, (), (), None))
+                node.link.send_claim(LaneClaim(lane, (), (), None))
             await until(lambda: world.gateway.metrics.events["bad_message"] > 0)
             await asyncio.sleep(0.1)
             assert len(world.gateway.payer.lanes) == before
@@ -180,15 +174,12 @@ def test_claims_beyond_the_limit_of_a_provider_are_passed_over(tmp_path: Path, m
             await until(lambda: len(node.vouchers) == 1)
             old = node.vouchers[0].voucher.lane
             await world.stop_gateway()
-            for name in tmp_path.glob("gateway.db*"):
-                name.unlink()
+            _forget(world)
             await world.start_gateway()
             await world.until_linked(node.key.account)
             await asyncio.sleep(0.3)
             assert old not in world.gateway.payer.lanes
-            assert node.client is not None
-            assert node.client.link is not None
-            assert node.client.link.is_up
+            assert node.link.is_up
 
     asyncio.run(story())
 
@@ -203,8 +194,7 @@ def test_claim_with_orders_that_are_not_ours_is_refused(tmp_path: Path) -> None:
             await until(lambda: len(node.vouchers) == 1)
             lane = node.vouchers[0].voucher.lane
             await world.stop_gateway()
-            for name in tmp_path.glob("gateway.db*"):
-                name.unlink()
+            _forget(world)
             ((signed, (entry,)),) = node.histories[lane]
             forged = msgspec.structs.replace(entry, tag=b"\x00" * 16)
             node.histories[lane] = [(signed, [forged])]
@@ -261,9 +251,7 @@ def test_order_is_billed_once_even_if_its_batch_comes_with_entries_again(tmp_pat
             ((_, (entry,)),) = node.histories[lane]
             node.waiting[lane].append(entry)
             node.send_batches(None)
-            assert node.client is not None
-            assert node.client.link is not None
-            node.resend(node.client.link, lane, 1)
+            node.resend(node.link, lane, 1)
             await until(lambda: world.gateway.metrics.events["bad_total"] > 0)
             assert world.gateway.payer.lanes[lane].state.count == 1
 

@@ -116,9 +116,7 @@ def test_call_that_comes_back_is_charged_to_a_key_younger_than_this_run(tmp_path
             receipt = Receipt(order.struct_hash(), 0, ZERO32, ZERO32, 1, 1, cost, 1, 2, 0)
             node.waiting[order.lane] = [LeafEntry(order, tag, receipt)]
             node.send_batches(None)
-            assert node.client is not None
-            assert node.client.link is not None
-            node.resend(node.client.link, order.lane, 1)
+            node.resend(node.link, order.lane, 1)
             await until(lambda: len(node.vouchers) == 2)
             rows = {row.call_id: row for row in await list_rows(world)}
             assert rows[ident].key_id == world.key.key_id

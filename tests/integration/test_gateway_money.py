@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.gateway_faults import sum_costs
 from tests.gateway_world import (
     MODEL,
     PRICE_IN,
@@ -28,11 +29,6 @@ BODY = {"model": MODEL, "messages": [{"role": "user", "content": TEXT}]}
 HIGHEST = call_cost(len(f"user\n\n{TEXT}") - 1, len(TEXT), PRICE_IN, PRICE_OUT)
 
 
-async def _settled(world: World) -> int:
-    await world.gateway.writer.flush()
-    return sum(row.cost_nano for row in await list_calls(world.database, limit=1000))
-
-
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_hundred_parallel_requests_on_half_the_budget_never_overspend(tmp_path: Path, is_stream: bool) -> None:
     """A budget of 50 highest costs: at least 50 are served, the rest are 402, and not a nano is overspent."""
@@ -47,7 +43,7 @@ def test_hundred_parallel_requests_on_half_the_budget_never_overspend(tmp_path: 
             assert world.key is not None
             budget = await load_budget(world.database, world.key.budget_id)
             assert budget.limit_nano is not None
-            assert await _settled(world) <= budget.limit_nano
+            assert await sum_costs(world) <= budget.limit_nano
             assert budget.spent_nano + budget.leased_nano <= budget.limit_nano
             assert refused >= 49
 
@@ -171,7 +167,7 @@ def test_crashed_slices_count_as_spent_until_they_are_reconciled(tmp_path: Path)
     async def story() -> None:
         async with open_world(tmp_path, limit_nano=40 * HIGHEST, deadline_s=1.5, grace_s=0.1) as world:
             assert (await world.post(CHAT, BODY))[0] == 200
-            spent = await _settled(world)
+            spent = await sum_costs(world)
             await _crash(world)
             await world.start_gateway()
             assert world.key is not None

@@ -38,12 +38,6 @@ def _send_batch(
     return state
 
 
-def _link(node: ScriptedNode) -> GatewayLink:
-    assert node.client is not None
-    assert node.client.link is not None
-    return node.client.link
-
-
 async def _held_call(node: ScriptedNode) -> CallRequest:
     """The call that a node with a closed gate was given; the script answers it, not the node."""
     await until(lambda: bool(node.requests))
@@ -68,7 +62,7 @@ def test_batch_over_a_call_in_flight_is_refused(tmp_path: Path) -> None:
             asking = asyncio.create_task(world.ask("hello there"))
             call = await _held_call(node)
             receipt = _receipt(call, 3)
-            link = _link(node)
+            link = node.link
             state = _send_batch(link, node, LaneState(lane=call.order.lane), call, receipt)
             await asyncio.sleep(0.2)
             link.send_done(call.order.call_id, receipt, Piece(CONTENT, 3, 0))
@@ -94,7 +88,7 @@ def test_provider_that_batches_a_call_and_then_fails_it_is_paid_nothing(tmp_path
             await until(lambda: any(each.requests for each in world.nodes))
             thief = next(each for each in world.nodes if each.requests)
             call = await _held_call(thief)
-            link = _link(thief)
+            link = thief.link
             _send_batch(link, thief, LaneState(lane=call.order.lane), call, _highest_receipt(call))
             await asyncio.sleep(0.2)
             link.send_fail(call.order.call_id, Failure("busy", "the test says so"))
@@ -124,7 +118,7 @@ def test_piece_that_is_no_text_ends_its_call_and_frees_the_money(
             node.gate.clear()
             asking = asyncio.create_task(_post(world, is_stream=is_stream))
             call = await _held_call(node)
-            link, bad = _link(node), Piece(b"\xff\xfe", 0, 0)
+            link, bad = node.link, Piece(b"\xff\xfe", 0, 0)
             if not is_last:
                 await link.send_piece(call.order.call_id, bad)
             else:
