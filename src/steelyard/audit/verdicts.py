@@ -9,7 +9,7 @@ Law: docs/spec/audit.md, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from steelyard.audit.books import Books, PostedRoot
@@ -34,9 +34,10 @@ async def read_verdicts(
     rpc: ChainRpc, deployment: Deployment, blobs: BlobStore, books: Books, block: Block, progress: Progress
 ) -> tuple[SelectionFacts, list[Finding]]:
     """Return what selections are recomputed from, and a note for each blob that proves nothing; raises ChainError."""
-    stakes = _Stakes(rpc, deployment, books, block)
+    registry = Contract(rpc, "Registry", deployment.registry)
     roots = [root for root in books.posted if root.kind == VERDICTS_KIND]
     posted_at = await _posted_at(rpc, deployment, roots, block)
+    active = await _fetch_stakes(registry, block, [(publisher, s - 1) for (publisher, _), s in posted_at.items()])
     verdicts: dict[Key, tuple[PublishedVerdict, ...]] = {}
     unread: dict[Key, bytes] = {}
     posted: list[PostedVerdicts] = []
@@ -53,13 +54,18 @@ async def read_verdicts(
             notes.append(Finding(code="bad_blob", message=message, severity="note", cids=(root.cid,)))
         else:
             verdicts[key] = blob.verdicts
-            if await stakes.was_active(root.publisher, posted_at[key] - 1):
+            if (root.publisher, posted_at[key] - 1) in active:
                 posted.append(PostedVerdicts(blob, posted_at[key]))
     progress("verdicts", len(roots), len(roots))
-    epochs = sorted({epoch for _, epoch in (*books.secrets, *verdicts)})
+    begins = {epoch: epoch * deployment.epoch_s - 1 for _, epoch in (*books.secrets, *verdicts)}
+    validators = sorted({account for account, role in books.stakes if role == _VALIDATOR})
+    stakes = await _fetch_stakes(registry, block, [(who, begin) for begin in begins.values() for who in validators])
     facts = SelectionFacts(
         secrets=books.secrets,
-        stakes={epoch: await stakes.at(max(0, epoch * deployment.epoch_s - 1)) for epoch in epochs},
+        stakes={
+            epoch: {who: stakes[who, begin] for who in validators if (who, begin) in stakes}
+            for epoch, begin in begins.items()
+        },
         posted=posted,
         verdicts=verdicts,
         unread=unread,
@@ -77,33 +83,20 @@ async def _read(blobs: BlobStore, deployment: Deployment, root: PostedRoot) -> V
 
 
 async def _posted_at(
-    rpc: ChainRpc, deployment: Deployment, roots: Iterable[PostedRoot], block: Block
+    rpc: ChainRpc, deployment: Deployment, roots: Sequence[PostedRoot], block: Block
 ) -> dict[Key, int]:
-    ledger, wanted = Contract(rpc, "Ledger", deployment.ledger), list(roots)
-    reads = [("rootOf", (root.publisher, root.kind, root.epoch)) for root in wanted]
-    answers = await ledger.read_many(reads, block.number) if reads else []
-    return {(root.publisher, root.epoch): entry[3] for root, (entry,) in zip(wanted, answers, strict=True)}
+    ledger = Contract(rpc, "Ledger", deployment.ledger)
+    reads = [("rootOf", (root.publisher, root.kind, root.epoch)) for root in roots]
+    answers = await ledger.read_many(reads, block.number)
+    return {(root.publisher, root.epoch): entry[3] for root, (entry,) in zip(roots, answers, strict=True)}
 
 
-class _Stakes:
-    """Validators' stakes of the past, as the registry remembers them."""
-
-    def __init__(self, rpc: ChainRpc, deployment: Deployment, books: Books, block: Block) -> None:
-        self._registry = Contract(rpc, "Registry", deployment.registry)
-        self._accounts = sorted({account for account, role in books.stakes if role == _VALIDATOR})
-        self._block = block.number
-        self._least: int | None = None
-
-    async def at(self, time_s: int, accounts: Iterable[bytes] | None = None) -> dict[bytes, int]:
-        """Return the stakes at the end of a Unix second, of all that were enough."""
-        if self._least is None:
-            self._least = max(1, int((await self._registry.read("minStakeOf", _VALIDATOR, block=self._block))[0]))
-        wanted = self._accounts if accounts is None else list(accounts)
-        reads: list[tuple[str, Any]] = [("stakeAt", (account, _VALIDATOR, time_s)) for account in wanted]
-        answers = await self._registry.read_many(reads, self._block) if reads else []
-        found = {account: int(stake) for account, (stake,) in zip(wanted, answers, strict=True)}
-        return {account: stake for account, stake in found.items() if stake >= self._least}
-
-    async def was_active(self, account: bytes, time_s: int) -> bool:
-        """Whether an account's stake was a validator's at the end of a Unix second."""
-        return account in await self.at(time_s, [account])
+async def _fetch_stakes(
+    registry: Contract, block: Block, wanted: Sequence[tuple[bytes, int]]
+) -> dict[tuple[bytes, int], int]:
+    """Return validators' stakes at the end of Unix seconds, by (account, second), of all that were enough."""
+    if not wanted:
+        return {}
+    reads: list[tuple[str, Any]] = [("stakeAt", (account, _VALIDATOR, max(0, time_s))) for account, time_s in wanted]
+    (least,), *answers = await registry.read_many([("minStakeOf", (_VALIDATOR,)), *reads], block.number)
+    return {key: int(stake) for key, (stake,) in zip(wanted, answers, strict=True) if stake >= max(1, least)}
