@@ -68,3 +68,8 @@ class Contract:
     def decode_events(self, logs: Sequence[Log]) -> list[DecodedEvent]:
         """Return this contract's events among logs, in their order, decoded by its ABI."""
         return self.abi.decode_events([log for log in logs if log.address == self.address])
+
+    def find_event(self, logs: Sequence[Log], name: str) -> DecodedEvent:
+        """Return this contract's first event of a name, among the logs of a transaction that must have one."""
+        found = [event for event in self.decode_events(logs) if event.name == name]
+        return found[0]

@@ -142,8 +142,7 @@ class CourtClient:
         ordered = sorted(claims, key=lambda claim: claim.lane.key)
         given = [(claim.lane.gateway, claim.lane.lane_id, claim.amount_nano) for claim in ordered]
         receipt = await self.contract.send(sender, "open", int(kind), accused, topic, evidence, given)
-        opened = [event for event in self.decode_events(receipt.logs) if event.name == "CaseOpened"]
-        return int(opened[0].values["caseId"])
+        return int(self.contract.find_event(receipt.logs, "CaseOpened").values["caseId"])
 
     async def draw(self, sender: Sender, case_id: int, members: Sequence[bytes]) -> TxReceipt:
         """Seat a case's panel, one member a seat; none where too few validators revealed, and the case then waits."""

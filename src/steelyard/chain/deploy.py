@@ -61,7 +61,7 @@ async def deploy(
     court = await work.create("Court", escrow, ledger, salt, parameters.court.as_tuple())
     proofs = (await Contract(sender.rpc, "Court", court).read("proofs"))[0]
     rewards = await work.create("Rewards", court, *parameters.rewards.as_tuple())
-    await work.wire(manager, yard, {SLASHER: (registry, court), DRAWER: (registry, escrow)}, pot=rewards)
+    await work.wire(manager, yard, registry, {SLASHER: court, DRAWER: escrow}, pot=rewards)
     chain_id = await sender.rpc.chain_id()
     deployment = Deployment(
         chain_id=chain_id,
@@ -173,35 +173,29 @@ class _Work:
         return receipt.contract
 
     async def wire(
-        self, manager_address: bytes, yard_address: bytes, holders: dict[int, tuple[bytes, bytes]], *, pot: bytes
+        self, manager_address: bytes, yard_address: bytes, registry: bytes, holders: dict[int, bytes], *, pot: bytes
     ) -> None:
-        """Give roles to the contracts that hold them, role → (the contract that is called, its caller); and the pot."""
+        """Give roles to those who have them (`holders`: the registry's, by role), and the escrow its protocol pot."""
         manager = Contract(self.sender.rpc, "AccessManager", manager_address)
         yard = Contract(self.sender.rpc, "Yard", yard_address)
         deployer = self.sender.account
         if not (await manager.read("hasRole", ADMIN, deployer))[0]:
             return  # handed over by an earlier run: all of it is done
         admin = self.parameters.admin or deployer
-        registry = load_abi("Registry").functions
-        lock, slash, draw = [registry[name].selector for name in ("lock", "slash", "drawStake")]
+        stakes = load_abi("Registry").functions
         mint = yard.abi.functions["mint"].selector
         calls: list[tuple[Any, ...]] = [
             ("setTargetFunctionRole", yard_address, [mint], MINTER),
-            (
-                "setTargetFunctionRole",
-                holders[SLASHER][0],
-                [lock, slash],
-                SLASHER,
-            ),
-            ("setTargetFunctionRole", holders[DRAWER][0], [draw], DRAWER),
+            ("setTargetFunctionRole", registry, [stakes["lock"].selector, stakes["slash"].selector], SLASHER),
+            ("setTargetFunctionRole", registry, [stakes["drawStake"].selector], DRAWER),
             ("labelRole", MINTER, "minter"),
             ("labelRole", SLASHER, "slasher"),
             ("labelRole", DRAWER, "drawer"),
-            *[("grantRole", role, caller, 0) for role, (_, caller) in holders.items()],
+            *[("grantRole", role, caller, 0) for role, caller in holders.items()],
             ("grantRole", MINTER, deployer, 0),
         ]
         await self._manage(manager, calls)
-        escrow = Contract(self.sender.rpc, "Escrow", holders[DRAWER][1])
+        escrow = Contract(self.sender.rpc, "Escrow", holders[DRAWER])
         if (await escrow.read("protocolPot"))[0] != pot:
             await escrow.send(self.sender, "setProtocolPot", pot)
         supply = self.parameters.initial_supply_nano

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 from steelyard.errors import ConfigError
+from steelyard.protocol.pricing import NANO_PER_YARD
 
-_NANO = 10**9
 _WIDTHS = {"challenge_s": 48, "purse_s": 48, "bond_nano": 128}
 
 
@@ -26,7 +26,7 @@ class RewardTerms:
 
     challenge_s: int = 60
     purse_s: int = 3_600
-    bond_nano: int = 10 * _NANO
+    bond_nano: int = 10 * NANO_PER_YARD
 
     def __post_init__(self) -> None:
         for name, bits in _WIDTHS.items():

@@ -128,22 +128,19 @@ class RewardsClient:
         terms = await self.fetch_terms()
         await self.yard.ensure_allowance(sender, self.contract.address, terms.bond_nano)
         receipt = await self.contract.send(sender, "propose", epoch, root, cid, total_nano)
-        proposed = [event for event in self.decode_events(receipt.logs) if event.name == "Proposed"]
-        return int(proposed[0].values["id"])
+        return int(self.contract.find_event(receipt.logs, "Proposed").values["id"])
 
     async def settle(self, sender: Sender, number: int) -> ProposalState:
         """End a proposal whose time is over, and return what it became."""
         receipt = await self.contract.send(sender, "settle", number)
-        settled = [event for event in self.decode_events(receipt.logs) if event.name == "Settled"]
-        return ProposalState(settled[0].values["state"])
+        return ProposalState(self.contract.find_event(receipt.logs, "Settled").values["state"])
 
     async def claim(
         self, sender: Sender, number: int, account: bytes, cumulative_nano: int, proof: Sequence[bytes]
     ) -> int:
         """Claim for any account by its leaf under a final root, and return what it was paid."""
         receipt = await self.contract.send(sender, "claim", number, account, cumulative_nano, list(proof))
-        claimed = [event for event in self.decode_events(receipt.logs) if event.name == "Claimed"]
-        return int(claimed[0].values["amount"])
+        return int(self.contract.find_event(receipt.logs, "Claimed").values["amount"])
 
     async def roll(self, sender: Sender, number: int) -> TxReceipt:
         """Move what is left in an old final root's purse to the newest one's."""
