@@ -63,20 +63,25 @@ class DemoCall:
     problem: str = "not checked"
 
 
-async def run_calls(
-    base_url: str, key: str, progress: Callable[[str, int, int], None], chat: str, embeddings: str
-) -> list[DemoCall]:
-    """Make every call, a few at once, and return them in order."""
+def find_stock_client() -> Any:
+    """Return the class `openai.AsyncOpenAI`; raises ConfigError where the package is not installed."""
     try:
         from openai import AsyncOpenAI
     except ImportError:
         raise ConfigError(
             'the demo talks through the stock client, which is not installed: pip install "steelyard[peers]"'
         ) from None
+    return AsyncOpenAI
 
+
+async def run_calls(
+    base_url: str, key: str, progress: Callable[[str, int, int], None], chat: str, embeddings: str
+) -> list[DemoCall]:
+    """Make every call, a few at once, and return them in order."""
+    open_client = find_stock_client()
     gate = asyncio.Semaphore(AT_ONCE)
     done = 0
-    async with AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0) as client:
+    async with open_client(base_url=base_url, api_key=key, max_retries=0) as client:
 
         async def one(number: int) -> DemoCall:
             nonlocal done

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from steelyard.cli.demo_calls import find_stock_client
 from steelyard.cli.local_network import Network
-from steelyard.errors import ConfigError, Unavailable
+from steelyard.errors import Unavailable
 from steelyard.validator.probes import load_prompts
 
 MAX_TOKENS = 80
@@ -33,18 +34,13 @@ class Users:
     """People who ask and ask, until the ``async with`` block ends; `pause_s` lies between one's calls."""
 
     def __init__(self, network: Network, model: str) -> None:
-        try:
-            from openai import AsyncOpenAI
-        except ImportError:
-            raise ConfigError(
-                'the demo talks through the stock client, which is not installed: pip install "steelyard[peers]"'
-            ) from None
+        open_client = find_stock_client()
         self.calls: list[UserCall] = []
         self.pause_s = 0.0
         self._model = model
         self._prompts = load_prompts()
         self._clients: dict[str, Any] = {
-            name: AsyncOpenAI(base_url=url, api_key=network.keys[name], max_retries=1)
+            name: open_client(base_url=url, api_key=network.keys[name], max_retries=1)
             for name, url in network.base_urls.items()
         }
         self._tasks: list[asyncio.Task[None]] = []

@@ -134,7 +134,7 @@ async def _describe(invocation: Invocation, name: str, kind: str, source: Source
 
 
 async def _load_weights(invocation: Invocation, source: Source, steps: Steps) -> EngineInfo:
-    from steelyard.cli.engine_wiring import DEFAULT_CONTEXT_TOKENS, build_engine, find_facts
+    from steelyard.cli.engine_wiring import DEFAULT_CONTEXT_TOKENS, load_engine_info
     from steelyard.cli.model_files import fetch_model
     from steelyard.weights.gguf import load_gguf_header
 
@@ -146,13 +146,7 @@ async def _load_weights(invocation: Invocation, source: Source, steps: Steps) ->
     url, fetched = await fetch_model(invocation.settings, named, source.sha256, steps.progress)
     bears = load_gguf_header(fetched.path).context_tokens or DEFAULT_CONTEXT_TOKENS
     context_tokens = source.context_tokens or min(DEFAULT_CONTEXT_TOKENS, bears)
-    facts = find_facts(url, fetched.sha256)
-    engine = build_engine(source.engine, fetched.path, facts, slots=1, threads=1, context_tokens=context_tokens)
-    try:
-        await engine.prepare(steps.progress)
-        return engine.info
-    finally:
-        await engine.aclose()
+    return await load_engine_info(source.engine, url, fetched, context_tokens, steps.progress)
 
 
 async def _ask_upstream(source: Source, kind: str, steps: Steps) -> EngineInfo:

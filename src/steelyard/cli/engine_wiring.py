@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from steelyard.errors import ConfigError
 from steelyard.services.manifest import Manifest
 from steelyard.weights.cache import WeightCache
 from steelyard.weights.catalogue import KNOWN_MODELS
-from steelyard.weights.fetch import fetch_weights
+from steelyard.weights.fetch import FetchedWeights, fetch_weights
 
 DEFAULT_CONTEXT_TOKENS = 2048
 _log = structlog.get_logger("steelyard.cli")
@@ -130,6 +130,19 @@ def build_engine(
         return TransformersEngine(path, facts=facts, options=torch_options)
     options = LlamaOptions(slots=slots, threads=threads, context_tokens=context_tokens)
     return LlamaEngine(path, facts=facts, options=options)
+
+
+async def load_engine_info(
+    name: str, url: str, fetched: FetchedWeights, context_tokens: int, progress: Callable[[str, int, int], None]
+) -> EngineInfo:
+    """Return what the engine that a manifest names says of a proven weight file; the model is loaded only to ask."""
+    facts = find_facts(url, fetched.sha256)
+    engine = build_engine(name, fetched.path, facts, slots=1, threads=1, context_tokens=context_tokens)
+    try:
+        await engine.prepare(progress)
+        return engine.info
+    finally:
+        await engine.aclose()
 
 
 def _source(item: Ordered) -> str:

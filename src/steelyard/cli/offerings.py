@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from steelyard import __version__
-from steelyard.cli.engine_wiring import build_engine, find_facts
+from steelyard.cli.engine_wiring import load_engine_info
 from steelyard.cli.genesis import ServicePlan
 from steelyard.cli.model_files import fetch_model
 from steelyard.cli.settings import Settings
@@ -57,13 +57,7 @@ async def plan_smollm2(settings: Settings, progress: Progress, *, kept: Path | N
     url, fetched = await fetch_model(settings, MODEL, "", progress)
     info = _load_kept(kept, fetched.sha256)
     if info is None:
-        facts = find_facts(url, fetched.sha256)
-        engine = build_engine(ENGINE, fetched.path, facts, slots=1, threads=1, context_tokens=CONTEXT_TOKENS)
-        try:
-            await engine.prepare(progress)
-            info = engine.info
-        finally:
-            await engine.aclose()
+        info = await load_engine_info(ENGINE, url, fetched, CONTEXT_TOKENS, progress)
         if kept is not None:
             kept.write_bytes(msgspec.json.encode(_Kept(*_of(fetched.sha256), info)))
     return [_plan(name, kind, info) for name, kind in ((CHAT, "chat"), (EMBEDDINGS, "embeddings"))]

@@ -96,8 +96,7 @@ async def _show(invocation: Invocation, wallet: str | None) -> dict[str, Any]:
         account = invocation.find_account(name)
         client = RewardsClient(chain.rpc, chain.deployment)
         money = await client.fetch_money()
-        numbers = list(range(1, await client.fetch_proposal_count() + 1))
-        proposals = await client.fetch_proposals(numbers) if numbers else []
+        proposals = await client.fetch_proposals(range(1, await client.fetch_proposal_count() + 1))
         owed = await _owed(invocation, chain, proposals, account)
         return {
             "wallet": name,
@@ -115,7 +114,7 @@ async def _show(invocation: Invocation, wallet: str | None) -> dict[str, Any]:
                     "total_nano": one.total_nano,
                     "proposer": "0x" + one.proposer.hex(),
                 }
-                for number, one in zip(numbers, proposals, strict=True)
+                for number, one in enumerate(proposals, start=1)
             ][-20:],
             "earned_nano": max((one.cumulative_nano for one in owed), default=0),
             "claimed_nano": (await client.fetch_claimed([account]))[0],
@@ -129,8 +128,7 @@ async def _claim(invocation: Invocation, wallet: str | None) -> dict[str, Any]:
     async with open_chain(invocation) as chain:
         signer = open_signer(invocation, chain, wallet or invocation.settings.node.wallet)
         client = RewardsClient(chain.rpc, chain.deployment)
-        numbers = list(range(1, await client.fetch_proposal_count() + 1))
-        proposals = await client.fetch_proposals(numbers) if numbers else []
+        proposals = await client.fetch_proposals(range(1, await client.fetch_proposal_count() + 1))
         paid = 0
         for one in await _owed(invocation, chain, proposals, signer.key.account):
             paid += await _draw(client, signer.sender, one, signer.key.account)
