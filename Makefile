@@ -19,10 +19,7 @@ BENCH_STAMP := $(BENCH_PACKAGES)/.installed
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-setdemo-trust: $(STAMP) ## Two cheats among honest providers: checked, challenged, judged, slashed, out of work
-	@$(BIN)/steelyard demo trust
-
-up: $(STAMP) ## Install everything into .venv, locked by hashes
+setup: $(STAMP) ## Install everything into .venv, locked by hashes
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Steelyard needs Python 3.11 or newer, and none was found. Name one: make PYTHON=/path/to/python3 setup"; exit 2; }
@@ -36,6 +33,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP) ## Run the whole loop for real: chain, gateway, three providers, 20 chats, 5 embeddings, payment, audit
 	@$(BIN)/steelyard demo
+
+demo-trust: $(STAMP) ## Two cheats among honest providers: checked, challenged, judged, slashed, out of work
+	@$(BIN)/steelyard demo trust
 
 up: $(STAMP) ## Keep that network running, with a base URL and a key to paste
 	@$(BIN)/steelyard up
