@@ -135,7 +135,7 @@ class TrustWorld:
             waiting = [begin_waiting(call, "rate", shown[0])]
             await self.book.record(GATEWAY.account, self.feed.state, [], waiting)
             return "waits"
-        await self.book.record(GATEWAY.account, self.feed.state, [(call, "rate", call.epoch, checked, None)])
+        await self.book.record(GATEWAY.account, self.feed.state, [(call, "rate", checked, None)])
         return checked.judgement.reason
 
     async def checkable(self, service: bytes) -> Checkable | None:

@@ -94,7 +94,7 @@ class Member:
         call = SeenCall(
             order.gateway, order, receipt, receipt.struct_hash(), epoch, 0, 0, material.signed, material.receipts
         )
-        found = [(call, "newcomer", epoch, checked, encode_material(material))]
+        found = [(call, "newcomer", checked, encode_material(material))]
         await self.book.record(order.gateway, FeedState(cursor=lane.cursor), found)
 
 

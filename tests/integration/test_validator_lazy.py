@@ -46,7 +46,7 @@ def test_published_pass_on_a_plant_opens_one_case_that_jurors_uphold(tmp_path: P
                         lane.gateway, material.order, material.receipt, receipt, 3, 0, 0, material.signed, (receipt,)
                     )
                     checked = Checked(Judgement(Outcome.FAIL, "another_result"))
-                    found.append((call, "probe", 3, checked, encode_material(material)))
+                    found.append((call, "probe", checked, encode_material(material)))
                 await world.book.record(lane.gateway, FeedState(), found)
                 verdicts = []
                 for call, *_ in found:

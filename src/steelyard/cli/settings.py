@@ -153,6 +153,7 @@ class ValidatorSection(_Section):
     is_challenging: bool = True
     is_demanding: bool = True
     checks_at_once: int = Field(default=1, ge=1, le=64)
+    keep_days: int = Field(default=30, ge=1, le=3650)
 
 
 class BlobsSection(_Section):

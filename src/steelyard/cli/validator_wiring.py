@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import fields
 
 import structlog
 
@@ -252,15 +253,7 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             rewards=RewardDesk(
                 roots, rewards, court, blobs, signer.sender, validators, is_challenging=section.is_challenging
             ),
-            settings=ValidatorSettings(
-                poll_s=section.poll_s,
-                beat_s=section.beat_s,
-                probes_per_hour=section.probes_per_hour,
-                secrets_ahead=section.secrets_ahead,
-                is_challenging=section.is_challenging,
-                is_demanding=section.is_demanding,
-                checks_at_once=section.checks_at_once,
-            ),
+            settings=ValidatorSettings(**{own.name: getattr(section, own.name) for own in fields(ValidatorSettings)}),
         )
         yield Validator(parts), signer
 

@@ -26,11 +26,9 @@ from steelyard.errors import NotProvable, PeerError
 from steelyard.protocol.cid import Cid
 from steelyard.protocol.quality_blob import QUALITY_KIND, QualityBlob, decode_quality
 from steelyard.storage.blobs import BlobStore
+from steelyard.verification.standing import Pair
 
 FRESH_EPOCHS = 4
-
-Pair = tuple[bytes, bytes]
-"""A provider's account and a service's id."""
 
 _log = structlog.get_logger("steelyard.gateway")
 

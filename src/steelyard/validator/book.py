@@ -23,6 +23,7 @@ from steelyard.protocol.signing import Domain, SigningKey
 from steelyard.storage.database import Database
 from steelyard.storage.verdicts import (
     VerdictRow,
+    forget_material,
     known_receipts,
     last_number,
     load_feed,
@@ -45,6 +46,7 @@ from steelyard.verification.eprocess import (
     encode_suspicion,
     is_challenge_due,
 )
+from steelyard.verification.standing import Pair
 
 BREACH_LOG_E = math.log(1e12)
 """What a breach counts for: enough at any of the first thousand answers, by the weights of the starts."""
@@ -53,8 +55,10 @@ TOO_FEW_TOKENS = "too_few_tokens"
 SILENT = "silent"
 """Evidence demanded on chain and not served: the chain has proven and slashed it, a panel could replay nothing."""
 
-Pair = tuple[bytes, bytes]
-"""A provider's account and a service's id."""
+DAY_MS = 86_400_000
+
+Finding = tuple[SeenCall, str, Checked, bytes | None]
+"""A call, why it was selected, what its check came to, and what a challenge would show."""
 
 
 class Book:
@@ -95,14 +99,14 @@ class Book:
         self,
         gateway: bytes,
         place: FeedState,
-        found: list[tuple[SeenCall, str, int, Checked, bytes | None]],
+        found: Sequence[Finding],
         waiting: Sequence[WaitingRow] = (),
     ) -> list[VerdictRow]:
         """Sign and keep verdicts with the place in the feed after them.
 
         Args:
-            found: for each call why it was selected, its epoch, what the check came to, and what a challenge would
-                show (None: nothing).
+            found: for each call why it was selected, what the check came to, and what a challenge would show
+                (None: nothing).
             waiting: checks that wait for evidence (`demands`).
         """
         async with self._turn:
@@ -116,20 +120,18 @@ class Book:
     async def settle(self, call: SeenCall, selected_by: str, checked: Checked, material: bytes | None) -> VerdictRow:
         """Sign and keep the verdict on a call whose check waited for evidence."""
         async with self._turn:
-            [row], touched = self._weigh([(call, selected_by, call.epoch, checked, material)])
+            [row], touched = self._weigh([(call, selected_by, checked, material)])
             await save_waited(self._database, row, _states(touched))
             self.suspicions |= touched
         return row
 
-    def _weigh(
-        self, found: list[tuple[SeenCall, str, int, Checked, bytes | None]]
-    ) -> tuple[list[VerdictRow], dict[Pair, Suspicion]]:
+    def _weigh(self, found: Sequence[Finding]) -> tuple[list[VerdictRow], dict[Pair, Suspicion]]:
         rows: list[VerdictRow] = []
         touched: dict[Pair, Suspicion] = {}
-        for call, selected_by, epoch, checked, material in found:
+        for call, selected_by, checked, material in found:
             pair = (call.order.provider, call.order.service_id)
             self._number += 1
-            rows.append(self._row(call, selected_by, epoch, checked, material))
+            rows.append(self._row(call, selected_by, checked, material))
             bets = bets_of(checked)
             if bets is not None:
                 before = touched.get(pair) or self.suspicions.get(pair) or Suspicion()
@@ -153,16 +155,18 @@ class Book:
         """Return all verdicts on a provider at a service, in their order."""
         return await load_verdicts(self._database, pair=pair)
 
-    def _row(
-        self, call: SeenCall, selected_by: str, epoch: int, checked: Checked, material: bytes | None
-    ) -> VerdictRow:
+    async def forget(self, keep_days: int) -> None:
+        """Drop what challenges would show of verdicts older than that; the verdicts themselves stay."""
+        await forget_material(self._database, self._now_ms() - keep_days * DAY_MS)
+
+    def _row(self, call: SeenCall, selected_by: str, checked: Checked, material: bytes | None) -> VerdictRow:
         evidence_hash = call.receipt.evidence_hash if checked.claimed else ZERO32
         outcome = checked.judgement.outcome
-        verdict = Verdict(self._key.account, call.receipt_hash, int(outcome), evidence_hash, epoch)
+        verdict = Verdict(self._key.account, call.receipt_hash, int(outcome), evidence_hash, call.epoch)
         return VerdictRow(
             self._number,
             call.receipt_hash,
-            epoch,
+            call.epoch,
             call.order.provider,
             call.order.service_id,
             call.gateway,

@@ -26,11 +26,12 @@ from steelyard.protocol.signing import Domain
 from steelyard.storage.blobs import BlobStore
 from steelyard.storage.verdicts import VerdictRow
 from steelyard.validator.backroom import Backroom
-from steelyard.validator.book import Book, Pair, was_weighed
+from steelyard.validator.book import Book, was_weighed
 from steelyard.validator.case_file import MAX_ANSWERS, decode_case, decode_material, encode_case
 from steelyard.validator.checker import Checkable
 from steelyard.validator.juror import is_settled, judge_case
 from steelyard.verification.parameters import SHIPPED, CheckParameters
+from steelyard.verification.standing import Pair
 
 MAX_CLAIMS = 16
 _log = structlog.get_logger("steelyard.validator")

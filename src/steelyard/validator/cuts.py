@@ -20,8 +20,8 @@ from steelyard.chain.registry import RegistryClient
 from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import ChainError
 from steelyard.protocol.messages import Grade
+from steelyard.verification.standing import Pair
 
-Pair = tuple[bytes, bytes]
 UNREWARDED = frozenset({Grade.UNCHECKED, Grade.LOGPROBS})
 _WHOLE_BPS = 10_000
 

@@ -20,6 +20,7 @@ class ValidatorSettings:
         secrets_ahead: for how many coming epochs a secret is committed.
         is_challenging: open cases on chain when the evidence suffices. is_demanding: demand evidence that is not
             served. checks_at_once: replays side by side.
+        keep_days: how long the calls behind verdicts are kept, for challenges; the verdicts stay.
     """
 
     poll_s: float = 2.0
@@ -29,6 +30,7 @@ class ValidatorSettings:
     is_challenging: bool = True
     is_demanding: bool = True
     checks_at_once: int = 1
+    keep_days: int = 30
 
     def __post_init__(self) -> None:
         if self.poll_s <= 0 or self.beat_s <= 0:
@@ -39,3 +41,5 @@ class ValidatorSettings:
             raise ConfigError(f"validator.secrets_ahead is {self.secrets_ahead}: it lies between 1 and 64")
         if self.checks_at_once < 1:
             raise ConfigError(f"validator.checks_at_once is {self.checks_at_once}: it is at least 1")
+        if self.keep_days < 1:
+            raise ConfigError(f"validator.keep_days is {self.keep_days}: it is at least 1")

@@ -22,7 +22,7 @@ from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import ChainError, PeerError, SteelyardError, Unavailable
 from steelyard.protocol.messages import Outcome
 from steelyard.storage.waiting import WaitingRow
-from steelyard.validator.book import Book, material_of
+from steelyard.validator.book import Book, Finding, material_of
 from steelyard.validator.checker import Checkable, Checked, check_call
 from steelyard.validator.clerk import Clerk
 from steelyard.validator.demands import Demands, begin_waiting, relay_evidence
@@ -99,12 +99,13 @@ class Validator:
         """Check, publish and judge, until cancelled."""
         async with asyncio.TaskGroup() as group:
             # Secrets and votes have their times: neither waits for what is only published.
-            for beat in (self._parts.epochs.keep_secrets, self._parts.clerk.beat, self._beat_ledger):
+            beats = [self._parts.epochs.keep_secrets, self._parts.clerk.beat, self._beat_ledger]
+            if self._parts.demands is not None:
+                beats.append(self._parts.demands.beat)
+            for beat in beats:
                 group.create_task(self._keep_beating(beat))
             for feed in self._parts.feeds:
                 group.create_task(self._keep_reading(feed))
-            if self._parts.demands is not None:
-                group.create_task(self._keep_demanding(self._parts.demands))
             if self._parts.prober is not None and self._parts.prober.is_buying:
                 group.create_task(self._keep_probing(self._parts.prober))
 
@@ -124,6 +125,7 @@ class Validator:
 
     async def _beat_ledger(self, now_s: int) -> None:
         parts = self._parts
+        await parts.book.forget(parts.settings.keep_days)
         await parts.record.refresh()
         await parts.epochs.publish(now_s)
         if parts.posts is not None:
@@ -132,16 +134,6 @@ class Validator:
             await parts.lazy.beat()
         if parts.rewards is not None:
             await parts.rewards.beat(now_s)
-
-    async def _keep_demanding(self, demands: Demands) -> None:
-        while True:
-            await asyncio.sleep(self._parts.settings.beat_s)
-            try:
-                block = await self._parts.rpc.block("latest")
-                if block is not None:
-                    await demands.beat(block.timestamp_s)
-            except SteelyardError as error:
-                _log.warning("demands_wait", code=error.code, reason=error.message)
 
     # the feeds
 
@@ -175,7 +167,7 @@ class Validator:
         if not calls and place == feed.state:
             return 0
         book = self._parts.book
-        found: list[tuple[SeenCall, str, int, Checked, bytes | None]] = []
+        found: list[Finding] = []
         waiting: list[WaitingRow] = []
         for call in await book.unjudged(calls):
             try:
@@ -188,7 +180,7 @@ class Validator:
                 if self._parts.demands is not None and shown and checked.judgement.reason == Lack.EVIDENCE:
                     waiting.append(begin_waiting(call, selected_by, shown))
                     continue
-                found.append((call, selected_by, call.epoch, checked, material_of(call, shown, checked)))
+                found.append((call, selected_by, checked, material_of(call, shown, checked)))
         for row in await book.record(feed.client.account, place, found, waiting):
             _log.info(
                 "call_checked",

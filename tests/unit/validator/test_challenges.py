@@ -12,6 +12,7 @@ import pytest
 from tests.validator_world import DOMAIN, GATEWAYS, PROVIDER, SERVICE, START_MS, LaneMaker, echo_checkable
 
 from steelyard.chain.cases import Case, CaseKind, Claim, Phase, Ruling, Standing
+from steelyard.protocol.cid import Cid
 from steelyard.protocol.messages import Outcome
 from steelyard.protocol.signing import SigningKey
 from steelyard.storage.blobs import FolderBlobs
@@ -89,7 +90,7 @@ class World:
             call = SeenCall(
                 order.gateway, order, receipt, receipt.struct_hash(), 1, 0, 0, material.signed, material.receipts
             )
-            found = (call, "newcomer", 1, checked, encode_material(material))
+            found = (call, "newcomer", checked, encode_material(material))
             await self.book.record(order.gateway, FeedState(cursor=lane.cursor), [found])
 
     async def beat(self) -> int:
@@ -247,5 +248,23 @@ def test_verdicts_count_before_and_after_a_restart_alike(tmp_path: Path) -> None
         assert [Outcome(row.outcome) for row in await again.verdicts_on(PAIR)].count(Outcome.FAIL) == 2
         world.challenges = world.build()
         assert await world.beat() == 1
+
+    tell(tmp_path, story)
+
+
+def test_calls_behind_old_verdicts_are_dropped_and_the_verdicts_stay(tmp_path: Path) -> None:
+    """Thirty days on, an old lie can't be shown any more; a new one opens a case by itself."""
+
+    async def story(world: World) -> None:
+        await world.audit(False, True)
+        world.now_s += 31 * 86_400
+        await world.audit(True, True)
+        await world.book.forget(30)
+        verdicts = await world.book.verdicts(1)
+        assert [row.material is None for row in verdicts] == [True, True, False, False]
+        assert [row.outcome for row in verdicts] == [Outcome.PASS, *[Outcome.FAIL] * 3]
+        assert await world.beat() == 1
+        blob = await world.blobs.get(Cid(world.court.opened[0][3]))
+        assert len(decode_case(blob).answers) == 2
 
     tell(tmp_path, story)
