@@ -30,9 +30,11 @@ class FileServer:
         self.knows_ranges = True
         self.status = 0
         self.starts: list[int] = []
+        self.paths: list[str] = []
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.paths.append(request.path)
         if self.status:
             return web.Response(status=self.status)
         start, wanted = 0, request.headers.get("Range")
@@ -60,7 +62,7 @@ class FileServer:
 async def serving() -> AsyncIterator[FileServer]:
     """Run the server on a free port."""
     server, application = FileServer(), web.Application()
-    application.router.add_get("/model.gguf", server.handle)
+    application.router.add_get("/{folder:.*}model.gguf", server.handle)
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -212,3 +214,26 @@ def test_disk_that_is_too_small_is_found_before_the_download(tmp_path: Path) -> 
             assert server.starts == []
 
     asyncio.run(run())
+
+
+def test_hugging_face_url_is_fetched_from_its_endpoint_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hf:` names owner, repository, file and revision; HF_ENDPOINT leads to a mirror, here one that cuts."""
+
+    async def run() -> FileServer:
+        async with serving() as server:
+            server.cut_after = 2_000_000
+            monkeypatch.setenv("HF_ENDPOINT", server.url.removesuffix("/model.gguf") + "/")
+            for url in ("hf:owner/repo/model.gguf@v2", "hf:owner/repo/deep/model.gguf"):
+                cache = WeightCache(tmp_path / url.rpartition("/")[2])
+                got = await fetch_weights(url, cache, lambda *step: None, sha256="")
+                assert (got.sha256, got.path.read_bytes()) == (SHA, DATA)
+            return server
+
+    server = asyncio.run(run())
+    assert server.starts == [0, 2_000_000] * 2
+    assert list(dict.fromkeys(server.paths)) == [
+        "/owner/repo/resolve/v2/model.gguf",
+        "/owner/repo/resolve/main/deep/model.gguf",
+    ]
