@@ -6,6 +6,7 @@ The vectors are what Python and the contracts agree on; a change here is a chang
 from __future__ import annotations
 
 import json
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,34 @@ def build_evidence() -> dict[str, Any]:
     return {"chunk_bytes": 1024, "cases": cases}
 
 
+def build_rendezvous() -> dict[str, Any]:
+    """Return orders of weighted crowds, from logarithms of fifty digits."""
+    crowds = {
+        "equal": [(keccak(b"member %d" % n)[:20], 100) for n in range(7)],
+        "weighted": [(keccak(b"member %d" % n)[:20], 1 + 37 * n * n) for n in range(9)],
+        "twins": [(keccak(b"member")[:20], 5), (keccak(b"member")[:20], 5), (keccak(b"other")[:20], 0)],
+    }
+    cases = []
+    for name, crowd in crowds.items():
+        for number in range(4):
+            seed = keccak(b"seed %d" % number)
+            with localcontext(prec=50):
+                scored = []
+                for candidate, weight in crowd:
+                    if weight:
+                        top = int.from_bytes(keccak(seed + candidate)[:8], "big") >> 11
+                        scored.append((-(Decimal(top + 1) / 2**53).ln() / weight, candidate))
+            cases.append(
+                {
+                    "name": name,
+                    "seed": "0x" + seed.hex(),
+                    "candidates": [["0x" + candidate.hex(), weight] for candidate, weight in crowd],
+                    "order": ["0x" + candidate.hex() for _, candidate in sorted(scored)],
+                }
+            )
+    return {"cases": cases}
+
+
 def main() -> None:
     """Write every vector file beside this script."""
     builders = {
@@ -172,6 +201,7 @@ def main() -> None:
         "merkle": build_merkle,
         "pricing": build_pricing,
         "evidence": build_evidence,
+        "rendezvous": build_rendezvous,
     }
     for name, build in builders.items():
         content = build()

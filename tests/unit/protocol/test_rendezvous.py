@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
 from steelyard.protocol.rendezvous import rendezvous_order
 
 CROWD = [(bytes([i]) * 20, 100) for i in range(9)] + [(b"\xff" * 20, 200)]
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "rendezvous.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=lambda case: str(case["name"]))
+def test_order_equals_the_vectors(case: dict[str, Any]) -> None:
+    """Whoever computes with other numbers than a double's finds the same order, in whatever order the crowd came."""
+    seed = bytes.fromhex(case["seed"][2:])
+    crowd = [(bytes.fromhex(candidate[2:]), weight) for candidate, weight in case["candidates"]]
+    for given in (crowd, crowd[::-1]):
+        assert ["0x" + candidate.hex() for candidate in rendezvous_order(seed, given)] == case["order"]
 
 
 def test_choice_follows_the_weights() -> None:
