@@ -3,8 +3,8 @@
 1. A root adds to the last final one what the epochs since then earned: the cut of each redemption of checked work,
    times the provider's quality after that epoch. Nobody's choice enters it.
 2. While a blob that counts is missing there is no root: nothing is proposed, challenged or voted on, and that is told.
-3. A proposal that differs in root, total or blob from what is computed here is challenged. A right one is not proposed
-   again beside it.
+3. A proposal that differs in root, total or blob from what is computed here is challenged, however late this validator
+   comes to it, and not settled before the court found it wrong. A right one is not proposed again beside it.
 
 Law: docs/spec/checking.md, section 8; docs/spec/contracts.md, section 9; docs/spec/validator.md, section 7.
 """
@@ -166,13 +166,13 @@ class RewardDesk:
             if proposal.state is not ProposalState.PENDING:
                 self._settled.add(number)
                 continue
-            if now_s >= proposal.ready_at_s:
-                await self._settle(number)
             outcome = self._judged.get(number, Outcome.ABSTAIN)
             if outcome is Outcome.ABSTAIN:
                 outcome = self._judged[number] = await self._roots.judge(number)
                 if outcome is Outcome.FAIL:
                     await self._challenge(number, proposal)
+            if now_s >= proposal.ready_at_s and (outcome is not Outcome.FAIL or await self._is_void(number, proposal)):
+                await self._settle(number)
             is_covered |= proposal.base == base and outcome is not Outcome.FAIL
         if not is_covered:
             await self._propose(base, now_s)
@@ -207,6 +207,12 @@ class RewardDesk:
             _log.info("root_settled", proposal=number, state=state.name)
         except Reverted as error:  # disputed, or somebody else was first
             _log.info("root_not_settled", proposal=number, reason=error.message)
+
+    async def _is_void(self, number: int, proposal: Proposal) -> bool:
+        """Say whether the court found a root wrong after it was proposed: to settle it then burns its bond."""
+        standing = await self._court.fetch_standing(CaseKind.WRONG_ROOT, proposal.proposer, topic_of(number))
+        proposed_s = proposal.ready_at_s - (await self._rewards.fetch_terms()).challenge_s
+        return not standing.open_cases and standing.settled_until_s >= proposed_s
 
     async def _challenge(self, number: int, proposal: Proposal) -> None:
         if not self._is_challenging or proposal.proposer == self._sender.account:
