@@ -17,11 +17,12 @@ from tests.gateway_world import (
     open_world,
     until,
 )
+from tests.integration.test_gateway_openai import Vectors
 
 from steelyard.protocol.pricing import call_cost
 from steelyard.storage.budgets import load_budget
 from steelyard.storage.calls import list_calls
-from steelyard.storage.keys import limit_key, revoke_key
+from steelyard.storage.keys import limit_key, load_key, revoke_key
 
 CHAT = "/chat/completions"
 TEXT = "how much does this weigh"
@@ -53,13 +54,48 @@ def test_hundred_parallel_requests_on_half_the_budget_never_overspend(tmp_path: 
     asyncio.run(story())
 
 
-async def _status(world: World, body: dict[str, Any]) -> int:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/completions", {"model": MODEL, "prompt": TEXT}),
+        ("/completions", {"model": MODEL, "prompt": TEXT, "stream": True}),
+        ("/embeddings", {"model": "vectors-1", "input": [TEXT, "and this"]}),
+    ],
+    ids=["completions", "completions, streamed", "embeddings"],
+)
+def test_budget_holds_on_the_other_routes_too(tmp_path: Path, path: str, body: dict[str, Any]) -> None:
+    """A hundred at once on a budget of 50 highest costs: 50 orders leave while none is settled, and none beyond it."""
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            await world.add_node(1, service=Vectors())  # type: ignore[arg-type]
+            assert await _status(world, body, path) == 200
+            (first,) = (await world.get("/calls"))[1]["data"]
+            limit = 50 * (await world.get(f"/calls/{first['id']}"))[1]["order"]["max_cost"]
+            secret = await world.new_key("fifty", limit_nano=limit)
+            for node in world.nodes:
+                node.gate.clear()
+            asking = [asyncio.create_task(_status(world, body, path, secret)) for _ in range(100)]
+            await until(lambda: sum(task.done() for task in asking) == 50)
+            assert sum(len(node.requests) for node in world.nodes) - 1 == 50
+            for node in world.nodes:
+                node.gate.set()
+            replies = await asyncio.gather(*asking)
+            assert (replies.count(200), replies.count(402)) == (50, 50)
+            budget = await load_budget(world.database, (await load_key(world.database, "fifty")).budget_id)
+            assert budget.spent_nano + budget.leased_nano <= limit
+            assert await sum_costs(world) - first["cost_nano"] <= limit
+
+    asyncio.run(story())
+
+
+async def _status(world: World, body: dict[str, Any], path: str = CHAT, secret: str = "") -> int:
     import aiohttp
 
-    headers = {"authorization": f"Bearer {world.secret}"}
+    headers = {"authorization": f"Bearer {secret or world.secret}"}
     async with (
         aiohttp.ClientSession() as session,
-        session.post(world.base_url + CHAT, json=body, headers=headers) as reply,
+        session.post(world.base_url + path, json=body, headers=headers) as reply,
     ):
         await reply.read()
         return reply.status
