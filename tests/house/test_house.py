@@ -68,3 +68,9 @@ def test_tracked_files_hold_no_machine_path_and_no_unfinished_mark() -> None:
             text = path.read_text(errors="ignore")
             found += [f"{path.relative_to(ROOT)}: {m.group()}" for m in marks.finditer(text)]
     assert not found
+
+
+def test_tracked_files_are_no_links() -> None:
+    """A link leads to something of the machine on which it was made, and dangles on every other."""
+    listing = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not [line for line in listing.splitlines() if not line.startswith("100")]
