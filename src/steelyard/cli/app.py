@@ -22,6 +22,7 @@ import typer
 
 from steelyard import __version__
 from steelyard.cli import (
+    appealing,
     auditing,
     backups,
     calibrating,
@@ -58,6 +59,7 @@ MODULES = (
     market,
     call_lists,
     auditing,
+    appealing,
     states,
     backups,
 )
