@@ -98,6 +98,20 @@ def test_private_flag_never_leaves_the_gateway(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_seed_without_the_callers_is_drawn_by_the_gateway_for_each_call(tmp_path: Path) -> None:
+    """It stands in the order that the provider gets, 64 bits wide and another each time: nobody else chooses it."""
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            for _ in range(8):
+                await world.post(CHAT, _body())
+            seeds = [request.order.sampler_seed for request in world.nodes[0].requests]
+            assert len(set(seeds)) == 8
+            assert 2**48 < max(seeds) < 2**64
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_idempotency_key_answers_the_same_again(tmp_path: Path, is_stream: bool) -> None:
     """The second request gets the first one's bytes, and nobody works or pays twice."""
