@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from tests.gateway_world import (
 
 from steelyard.errors import BadMessage
 from steelyard.link.port import LaneClaim
-from steelyard.protocol.lanes import SignedBatch
+from steelyard.link.provider_link import ProviderSession
+from steelyard.protocol.lanes import SignedBatch, SignedVoucher
 from steelyard.protocol.messages import Lane
 from steelyard.protocol.signing import SigningKey, require_signer
 from steelyard.storage.events import list_events
@@ -32,8 +35,21 @@ def _forget(world: World) -> None:
         name.unlink()
 
 
-def test_vouchers_follow_batches_and_are_on_disk_before_they_leave(tmp_path: Path) -> None:
-    """Totals rise, each is signed by us for a head that the node sent, and the database holds it."""
+def test_vouchers_follow_batches_and_are_on_disk_before_they_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Totals rise, each is signed by us for a head that the node sent, and a stranger finds it in the file by then."""
+    written: list[bool] = []
+    send = ProviderSession.send_voucher
+
+    def look_first(link: ProviderSession, signed: SignedVoucher) -> None:
+        key = (signed.voucher.lane.key, signed.voucher.count, signed.voucher.cumulative, signed.signature)
+        with closing(sqlite3.connect(tmp_path / "gateway.db")) as file:
+            query = "SELECT 1 FROM vouchers WHERE (lane_key, count, cumulative_nano, signature) = (?, ?, ?, ?)"
+            written.append(file.execute(query, key).fetchone() is not None)
+        send(link, signed)
+
+    monkeypatch.setattr(ProviderSession, "send_voucher", look_first)
 
     async def story() -> None:
         async with open_world(tmp_path, voucher_age_s=0.1) as world:
@@ -49,6 +65,8 @@ def test_vouchers_follow_batches_and_are_on_disk_before_they_leave(tmp_path: Pat
                 require_signer(digest, signed.signature, GATEWAY_KEY.account, "voucher")
             (lane,) = world.gateway.payer.lanes.values()
             assert lane.signed_nano == totals[-1]
+            assert len(written) >= 3
+            assert all(written)
 
     asyncio.run(story())
 
