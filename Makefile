@@ -26,8 +26,11 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) (once; about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet --upgrade "pip>=24"
-	@$(PIP) install --progress-bar on --quiet --require-hashes -r requirements.lock & pid=$$!; \
-	 while kill -0 $$pid 2>/dev/null; do printf '.'; sleep 2; done; echo; wait $$pid
+	@$(PIP) install --progress-bar off --require-hashes -r requirements.lock 2>&1 | tee $(VENV)/setup.log | \
+	 awk -v all=$$(grep -c '^[A-Za-z].*==' requirements.lock) '/^(Collecting|Ignoring|Requirement already)/ { n++ } \
+	 /^Installing collected/ { what = "installing" } { bar = sprintf("%*s", 40 * n / all, ""); gsub(/ /, "#", bar); \
+	 printf "\r  [%-40s] %d of %d %s", bar, n, all, what; fflush() } END { print "" }'; \
+	 test $${PIPESTATUS[0]} = 0 || { tail -20 $(VENV)/setup.log; exit 1; }
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
