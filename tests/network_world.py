@@ -7,19 +7,23 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from tests.chains import open_chain
 
 from steelyard.chain.escrow import EscrowClient
 from steelyard.chain.rpc import ChainRpc
-from steelyard.cli.genesis import ServicePlan
-from steelyard.cli.local_network import Network, NetworkPlan
+from steelyard.cli.genesis import ServicePlan, open_accounts
+from steelyard.cli.local_network import Network, NetworkPlan, open_network, prepare_home
 from steelyard.cli.offerings import plan_echo
+from steelyard.cli.settings_file import load_settings
 
 QUICK_NODE = {"redeem_after_s": 1.0}
+GAS_WEI = 100 * 10**18
 
 
 def silent(step: str) -> None:
@@ -45,6 +49,23 @@ def echo_plan(home: Path, **changes: Any) -> NetworkPlan:
     """Return the plan of a small network that serves `echo` and redeems within about a second."""
     values: dict[str, Any] = {"services": [echo_service()], "providers": 1, "node": QUICK_NODE} | changes
     return NetworkPlan(home=home, **values)
+
+
+@asynccontextmanager
+async def open_echo_network(home: Path, chain: str, **changes: Any) -> AsyncIterator[Network]:
+    """Give that network, on our own chain ("embedded") or on one that knows nothing of us ("anvil")."""
+    if chain == "embedded":
+        async with open_network(echo_plan(home, **changes), silent) as network:
+            yield network
+        return
+    with open_chain("anvil") as running:
+        plan = echo_plan(home, rpc_url=running.url, **changes)
+        accounts = open_accounts(load_settings(plan.home).keys_folder, prepare_home(plan), plan.providers)
+        async with ChainRpc([running.url]) as rpc:
+            for key in accounts.keys.values():
+                await rpc.call("anvil_setBalance", ["0x" + key.account.hex(), hex(GAS_WEI)])
+        async with open_network(plan, silent) as network:
+            yield network
 
 
 async def steelyard(network: Network, *arguments: str, status: int = 0) -> Any:

@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI
-from tests.chains import open_chain
-from tests.network_world import charged_nano, echo_plan, redeemed_nano, silent, until
+from tests.network_world import charged_nano, open_echo_network, redeemed_nano, until
 
-from steelyard.chain.rpc import ChainRpc
-from steelyard.cli.genesis import open_accounts
-from steelyard.cli.local_network import open_network, prepare_home
-from steelyard.cli.settings_file import load_settings
-
-GAS_WEI = 100 * 10**18
 QUESTION = [{"role": "user", "content": "Does it weigh the same on anvil?"}]
 
 
@@ -24,22 +17,16 @@ def test_network_on_anvil_serves_redeems_and_audits(tmp_path: Path) -> None:
     """Deployment, stakes, calls, redemption and audit run on another EVM node over the same RPC."""
 
     async def story() -> None:
-        with open_chain("anvil") as chain:
-            plan = echo_plan(tmp_path / "home", rpc_url=chain.url)
-            accounts = open_accounts(load_settings(plan.home).keys_folder, prepare_home(plan), plan.providers)
-            async with ChainRpc([chain.url]) as rpc:
-                for key in accounts.keys.values():
-                    await rpc.call("anvil_setBalance", ["0x" + key.account.hex(), hex(GAS_WEI)])
-            async with open_network(plan, silent) as network:
-                assert "chain" not in network.processes.children
-                async with AsyncOpenAI(base_url=network.base_url, api_key=network.key, max_retries=0) as client:
-                    for _ in range(3):
-                        answer = await client.chat.completions.create(model="echo", max_tokens=64, messages=QUESTION)
-                        assert answer.choices[0].message.content == QUESTION[0]["content"]
+        async with open_echo_network(tmp_path / "home", "anvil") as network:
+            assert "chain" not in network.processes.children
+            async with AsyncOpenAI(base_url=network.base_url, api_key=network.key, max_retries=0) as client:
+                for _ in range(3):
+                    answer = await client.chat.completions.create(model="echo", max_tokens=64, messages=QUESTION)
+                    assert answer.choices[0].message.content == QUESTION[0]["content"]
 
-                async def is_paid() -> bool:
-                    return await redeemed_nano(network) == await charged_nano(network) > 0
+            async def is_paid() -> bool:
+                return await redeemed_nano(network) == await charged_nano(network) > 0
 
-                await until(is_paid, "everything charged is redeemed on anvil", 40)
+            await until(is_paid, "everything charged is redeemed on anvil", 40)
 
     asyncio.run(story())

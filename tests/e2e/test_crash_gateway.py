@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI
-from tests.network_world import charged_nano, echo_plan, fetch, redeemed_nano, silent, steelyard, until
+from tests.network_world import charged_nano, fetch, open_echo_network, redeemed_nano, steelyard, until
 
-from steelyard.cli.local_network import Network, await_providers, open_key, open_network
+from steelyard.cli.local_network import Network, await_providers, open_key
 
 CRASHING = str(Path(__file__).with_name("crashing_gateway.py"))
 QUESTION = [{"role": "user", "content": "How much does this sentence weigh?"}]
@@ -51,11 +51,12 @@ async def lanes_are_paid(network: Network, charged: int) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_gateway_killed_between_signing_and_sending_pays_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chain", ["embedded", "anvil"])
+def test_gateway_killed_between_signing_and_sending_pays_once(tmp_path: Path, chain: str) -> None:
     """A voucher that was signed and never sent is sent by the next process; no total falls, nothing is paid twice."""
 
     async def story() -> None:
-        async with open_network(echo_plan(tmp_path / "home"), silent) as network:
+        async with open_echo_network(tmp_path / "home", chain) as network:
             await crash_before_sending_a_voucher(network)
             await network.start_gateway()
             await await_providers(network)
@@ -72,11 +73,12 @@ def test_gateway_killed_between_signing_and_sending_pays_once(tmp_path: Path) ->
 
 
 @pytest.mark.timeout(180)
-def test_gateway_with_an_empty_database_honours_receipts_by_their_tags(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chain", ["embedded", "anvil"])
+def test_gateway_with_an_empty_database_honours_receipts_by_their_tags(tmp_path: Path, chain: str) -> None:
     """A gateway that lost everything makes new lanes, and still pays the old one's signed receipts."""
 
     async def story() -> None:
-        async with open_network(echo_plan(tmp_path / "home"), silent) as network:
+        async with open_echo_network(tmp_path / "home", chain) as network:
             await crash_before_sending_a_voucher(network)
             for file in network.plan.home.glob("gateway.db*"):
                 file.unlink()
