@@ -19,6 +19,7 @@ from typing import Protocol
 import msgspec
 
 from steelyard.errors import BadMessage, SteelyardError
+from steelyard.gateway.relay_shapes import RestShape, RpcShape, SubscribeShape
 from steelyard.gateway.replies import error_object
 from steelyard.link.port import Piece
 from steelyard.protocol.messages import Receipt
@@ -324,5 +325,8 @@ _SHAPES: dict[str, Callable[[Request, bytes, bytes, int], Shape]] = {
     "completions": CompletionShape,
     "embeddings": EmbeddingsShape,
     "replays": ReplayShape,
+    "rpc": RpcShape,
+    "rpc.subscribe": SubscribeShape,
+    "rest": RestShape,
 }
 APIS = frozenset(_SHAPES)

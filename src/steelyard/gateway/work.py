@@ -18,13 +18,14 @@ from steelyard.gateway.access import Access, Account
 from steelyard.gateway.answers import APIS
 from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.catalogue import Catalogue, Listing, Seller
+from steelyard.gateway.choice import read_preferences
 from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.hangups import HangupWatch, Patient
 from steelyard.gateway.job import Job
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.replays import Recording, Replays
 from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive, Reply, Send, send_reply
-from steelyard.gateway.request_bodies import ClientGone, read_body, read_model
+from steelyard.gateway.request_bodies import BodyHead, ClientGone, read_body, read_head
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import LANE_LOST
 from steelyard.link.port import Failure
@@ -77,10 +78,11 @@ class Work:
         if account is None or self._why_full():
             return None
         try:
-            listing = self._catalogue.listings.get(read_model(body))
+            head = read_head(body)
+            listing = self._catalogue.listings.get(head.model)
             if listing is None:
                 return None
-            job = self._read_job(api, account, headers, body, listing, started_s)
+            job = self._read_job(api, account, headers, body, head, listing, started_s)
         except SteelyardError:
             return None  # `answer` comes to the same, and says so
         if job.request.stream or not self._access.try_turn(account, started_s):
@@ -120,21 +122,31 @@ class Work:
             await send_reply(send, recording, (*extra, (b"x-steelyard-replayed", b"true")))
             return recording.status
         try:
-            listing = await self._find_listing(read_model(body))
-            job = self._read_job(api, account, headers, body, listing, started_s)
+            head = read_head(body)
+            listing = await self._find_listing(head.model)
+            job = self._read_job(api, account, headers, body, head, listing, started_s)
             return await self._answer(job, receive, send, extra, recording)
         finally:
             if recording is not None:
                 await recording.close()
 
     def _read_job(
-        self, api: str, account: Account, headers: dict[bytes, bytes], body: bytes, listing: Listing, started_s: float
+        self,
+        api: str,
+        account: Account,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        head: BodyHead,
+        listing: Listing,
+        started_s: float,
     ) -> Job:
         request = listing.service.parse(api, body)
         if request.api not in APIS:
             raise BadRequest(f"{listing.name!r} does not answer {api}", param="model")
         is_private = headers.get(b"x-steelyard-private", b"").lower() in (b"true", b"1")
-        return self._dispatcher.build_job(account, listing, request, body, is_private=is_private, started_s=started_s)
+        job = self._dispatcher.build_job(account, listing, request, body, is_private=is_private, started_s=started_s)
+        job.preferences = read_preferences(head.provider, headers)
+        return job
 
     async def _answer(
         self,
@@ -171,6 +183,16 @@ class Work:
             code="model_not_found",
             param="model",
         )
+
+    async def buy(self, job: Job, patient: Patient, begun: Attempt | None = None) -> Attempt:
+        """Return the attempt that answered a job, or that has the first piece of its stream; failed ones are replaced.
+
+        For the other fronts: whoever calls writes the answer. Raises a Refusal, or ClientGone once `patient` is gone.
+        """
+        attempt = await self._first(job, patient, begun)
+        if not attempt.is_stream and attempt.receipt is None:
+            raise cut_error(attempt)
+        return attempt
 
     async def _first(self, job: Job, patient: Patient, begun: Attempt | None = None) -> Attempt:
         """The first attempt that has something to show or is done; failed ones are replaced."""

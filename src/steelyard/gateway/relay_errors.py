@@ -1,0 +1,64 @@
+"""JSON-RPC errors: what a relay's client is told, with the id of its own request kept byte for byte.
+
+code     when                                                            HTTP status
+-------  --------------------------------------------------------------  ------------------
+-32700   the body is no JSON                                             200
+-32600   an item is no request                                           200
+-32601   the method is refused or unknown to the kind                    200
+-32005   a limit: the key's rate, a batch, subscriptions, messages       429, 413; 200 for an item
+-32002   nobody can serve it now, or the providers failed                503
+-32603   a bug of ours                                                   500
+-32000   everything else: no key (401), no money (402), no chain (404)   its own
+
+`data` of an error has the stable `code` and `status` that the rest of the gateway answers with.
+
+Source: jsonrpc.org/specification section 5.1; EIP-1474 for -32002 and -32005. Law: docs/spec/relay.md, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from steelyard.errors import Fault, Refusal, SteelyardError
+from steelyard.gateway.replies import JSON_HEADER, Reply, error_reply
+
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
+LIMIT_EXCEEDED, UNAVAILABLE, INTERNAL_ERROR, REFUSED = -32005, -32002, -32603, -32000
+NO_ID = b"null"
+
+_BY_STATUS = {413: LIMIT_EXCEEDED, 429: LIMIT_EXCEEDED, 503: UNAVAILABLE}
+
+_encode = msgspec.json.Encoder().encode
+
+
+def rpc_error(id_raw: bytes, code: int, message: str, data: dict[str, object] | None = None) -> bytes:
+    """Return a JSON-RPC error object as JSON; `id_raw` is the request's id as it was sent."""
+    error: dict[str, object] = {"code": code, "message": message}
+    if data:
+        error["data"] = data
+    return b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (id_raw, _encode(error))
+
+
+def rpc_code(error: SteelyardError) -> int:
+    """Return the JSON-RPC code for one of our own errors."""
+    if isinstance(error, Fault):
+        return INTERNAL_ERROR
+    return _BY_STATUS.get(error.status, REFUSED)
+
+
+def refusal_object(error: SteelyardError, id_raw: bytes) -> bytes:
+    """Return the error object for one of our own errors."""
+    data: dict[str, object] = {"code": error.code, "status": error.status}
+    if isinstance(error, Refusal) and error.retry_after_s is not None:
+        data["retry_after_s"] = error.retry_after_s
+    return rpc_error(id_raw, rpc_code(error), error.message, data)
+
+
+def refusal_reply(error: SteelyardError, ids: Sequence[bytes], *, is_batch: bool) -> Reply:
+    """Return the HTTP reply for an error that concerns a whole request: its own status, each id answered."""
+    plain = error_reply(error)
+    objects = [refusal_object(error, id_raw) for id_raw in ids or (NO_ID,)]
+    body = b"[%s]" % b",".join(objects) if is_batch else objects[0]
+    return Reply(plain.status, body, (JSON_HEADER, *(one for one in plain.headers if one != JSON_HEADER)))
