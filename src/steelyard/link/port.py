@@ -48,7 +48,8 @@ class CallRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     Args:
         order: the pinned terms. tag: 16 bytes. salt: 32 bytes, salts the request's and the response's hash.
         api: whose shape the body has, e.g. ``chat.completions``. body: at most the link's body limit.
-        prefix: content to continue from, whose salted hash is `order.prefix_hash`; empty if there is none.
+        prefix: the part of the answer to continue from (`services.port.Prefix`), whose salted hash is
+            `order.prefix_hash`; empty if there is none.
     """
 
     order: Order
@@ -60,12 +61,15 @@ class CallRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A chunk of a result on the wire: content that `response_hash` covers, the units it cost, kind-specific JSON."""
+    """A chunk of a result on the wire: content that `response_hash` covers, the units it cost, kind-specific JSON, and
+    what another provider needs to go on after it.
+    """
 
     content: bytes
     units_in: Units
     units_out: Units
     detail: bytes = b""
+    trail: bytes = b""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
