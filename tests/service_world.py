@@ -166,6 +166,8 @@ class LetterSession:
         self._tokens = list(tokens)
         self._is_open = True
         self.prompt_tokens = len(tokens)
+        # a conversation's script begins after its prompt, wherever the session begins
+        self._begin = len(tokens) - self._tokens[::-1].index(START) if START in self._tokens else len(tokens)
 
     @property
     def room(self) -> int:
@@ -176,7 +178,7 @@ class LetterSession:
         assert self._is_open
         assert self.room > 0
         self._engine.steps += 1
-        written = len(self._tokens) - self.prompt_tokens
+        written = len(self._tokens) - self._begin
         key = hashlib.sha256(struct.pack(f">{len(self._tokens)}I", *self._tokens)).digest()
         weights = {97 + byte % 26: byte / 32 + self._engine.noise * (byte % 7) for byte in key}
         weights[END] = 0.0

@@ -14,10 +14,11 @@ Law: docs/spec/services.md.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import msgspec
 
+from steelyard.errors import BadMessage
 from steelyard.protocol.messages import FinishReason, Grade
 from steelyard.services.manifest import Manifest, decode_manifest, encode_manifest, manifest_digest
 
@@ -29,9 +30,11 @@ __all__ = [
     "Chunk",
     "Comparison",
     "Context",
+    "ContinuingService",
     "FinishReason",
     "Grade",
     "Manifest",
+    "Prefix",
     "Progress",
     "QuickService",
     "Quote",
@@ -41,7 +44,9 @@ __all__ = [
     "Service",
     "ServiceClass",
     "decode_manifest",
+    "decode_prefix",
     "encode_manifest",
+    "encode_prefix",
     "manifest_digest",
 ]
 
@@ -96,6 +101,8 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         `response_hash`,
             so nothing that a caller acts upon may be in it alone: tool calls are in `content` as well.
         finish: set on the last chunk and on no other. An answer without it was cut.
+        trail: of a kind that continues answers, what another machine needs beside the content to go on after this
+            chunk (chat: the tokens); never shown to a client.
     """
 
     content: bytes
@@ -103,6 +110,35 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     units_out: int = 0
     detail: bytes = b""
     finish: FinishReason | None = None
+    trail: bytes = b""
+
+
+class Prefix(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The part of an answer that another machine made and a client was shown: what an order continues from.
+
+    Attributes:
+        content, units_out, trail: of its chunks, joined and summed. Untrusted: whoever made it may have lied.
+    """
+
+    content: bytes
+    units_out: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    trail: bytes
+
+
+_decode_prefix = msgspec.msgpack.Decoder(Prefix).decode
+
+
+def encode_prefix(prefix: Prefix) -> bytes:
+    """Return the bytes that travel with an order, and whose salted hash is its `prefix_hash`."""
+    return msgspec.msgpack.encode(prefix)
+
+
+def decode_prefix(data: bytes) -> Prefix:
+    """Return what an order continues from (untrusted bytes); raises BadMessage."""
+    try:
+        return _decode_prefix(data)
+    except msgspec.MsgspecError as error:
+        raise BadMessage(f"a prefix of {len(data)} bytes is malformed: {error}") from error
 
 
 class Context:
@@ -113,13 +149,16 @@ class Context:
         seed: the order's sampler seed, unsigned 64-bit.
         trace: rows of evidence, appended as the answer is made; `Service.evidence` turns them into the evidence blob.
             They stay with the provider: only their hash goes into the receipt.
+        prefix: what to continue from (`decode_prefix`); b"" for an answer from its beginning. It is given to a
+            `ContinuingService` alone.
     """
 
-    __slots__ = ("call_id", "seed", "trace")
+    __slots__ = ("call_id", "prefix", "seed", "trace")
 
-    def __init__(self, call_id: bytes = b"\x00" * 16, seed: int = 0) -> None:
+    def __init__(self, call_id: bytes = b"\x00" * 16, seed: int = 0, prefix: bytes = b"") -> None:
         self.call_id = call_id
         self.seed = seed
+        self.prefix = prefix
         self.trace = bytearray()
 
 
@@ -246,6 +285,20 @@ class QuickService(Service, Protocol):
         Raises:
             What `run` raises.
         """
+
+
+class ContinuingService(Service, Protocol):
+    """A service that can go on from a part of an answer that another provider made; both members are optional.
+
+    With `Context.prefix` set, `run` yields what follows the prefix, as if there had been no seam: the same seed, limits
+    and stop sequences. It costs the input, the prefix among it, and the output that is new. `evidence` and `replay` are
+    of the new part alone, `replay` under the same prefix.
+    """
+
+    can_continue: bool
+
+    def quote_rest(self, request: Request, prefix: Prefix) -> Quote | None:
+        """Return the most units that the rest of an answer can cost, or None: this prefix can't be continued; pure."""
 
 
 class ServiceClass(Protocol):

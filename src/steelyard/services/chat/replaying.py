@@ -5,8 +5,9 @@
 2. Then one pass over prompt and answer, or one step per claimed token: its margin, and what the replay's own
    candidates say of the position.
 3. An answer that was cut (CANCELLED, ERROR) may be a beginning of what its tokens spell: they were made, and not sent.
+4. An answer that went on from another machine's prefix is judged for its own tokens alone, at their own positions.
 
-Law: docs/spec/kinds/chat.md, section 5.
+Law: docs/spec/kinds/chat.md, sections 5 and 7.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from steelyard.services.chat.evidence import (
     encode_row,
     entropy,
 )
+from steelyard.services.chat.seam import Seam, open_seam
 from steelyard.services.chat.stepping import read_prompt
 from steelyard.services.port import Context, FinishReason, Quote, Request, Result
-from steelyard.services.text import TextAssembler
 from steelyard.services.text_requests import TextPayload
 
 _CUT = (FinishReason.CANCELLED, FinishReason.ERROR)
@@ -47,18 +48,23 @@ async def replay_answer(
 
     Raises:
         BadMessage: the claim is in breach of a rule; `code` is one of `BREACHES`.
+        BadRequest: the order's prefix is none that an answer could go on from.
         Unavailable: the engine failed.
     """
     payload: TextPayload = request.payload
     prompt = await read_prompt(engine, payload)
+    seam = open_seam(engine, payload, context, prompt, quote.max_units_out)
+    first = len(seam.tokens)
+    room = min(quote.max_units_out, engine.info.context_tokens - len(prompt)) - first
+    prompt = [*prompt, *seam.tokens]
     claimed = [row.token_id for row in claim.rows]
     _check_bill(claim, len(prompt), result)
-    room = min(quote.max_units_out, engine.info.context_tokens - len(prompt))
     if len(claimed) > room:
         raise BadMessage(f"{len(claimed)} tokens are claimed, the request and the context allow {room}", code=LENGTH)
-    _check_tokens(engine, claimed, payload, result, is_full=len(claimed) == room)
+    _check_tokens(engine, claimed, seam, result, is_full=len(claimed) == room)
     rows, findings = bytearray(), []
-    for position, (token_id, found) in enumerate(zip(claimed, await _force(engine, prompt, claimed), strict=True)):
+    forced = await _force(engine, prompt, claimed)
+    for position, (token_id, found) in enumerate(zip(claimed, forced, strict=True), first):
         rows += encode_row(found, token_id)
         margin, lead = judge(found.ids, found.logprobs, payload.sampling, context.seed, position, token_id)
         findings.append(Finding(margin, entropy(found.logprobs), lead))
@@ -95,11 +101,9 @@ def _check_bill(claim: Claim, prompt_tokens: int, result: Result) -> None:
         raise BadMessage(f"{told}, the prompt has {prompt_tokens} and the answer {made}", code=BILL)
 
 
-def _check_tokens(
-    engine: StepEngine, claimed: Sequence[int], payload: TextPayload, result: Result, *, is_full: bool
-) -> None:
-    assembler = TextAssembler(payload.stops)
-    text, has_ended = [], False
+def _check_tokens(engine: StepEngine, claimed: Sequence[int], seam: Seam, result: Result, *, is_full: bool) -> None:
+    assembler = seam.text
+    text, has_ended = [], seam.finish is FinishReason.STOP
     for index, token_id in enumerate(claimed):
         if has_ended or assembler.is_stopped:
             raise BadMessage(f"of {len(claimed)} claimed tokens the answer ends with number {index}", code=AFTER_END)

@@ -30,6 +30,7 @@ from steelyard.services.chat.evidence import (
     encode_breach,
     logprob_gap,
 )
+from steelyard.services.chat.seam import TOKEN_BYTES
 from steelyard.services.manifest import Manifest
 from steelyard.services.port import Chunk, Comparison, Context, FinishReason, Quote, Request, Result, Score
 from steelyard.services.text_requests import TextRequests
@@ -43,7 +44,7 @@ _FINISH = {reason.name.lower(): reason for reason in FinishReason}
 
 
 class ReplayBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`POST /v1/replays`; bytes are base64, `seed` is the order's in decimal digits."""
+    """`POST /v1/replays`; bytes are base64, `seed` is the order's in decimal digits, `prefix` what it went on from."""
 
     model: str
     request: dict[str, Any]
@@ -54,6 +55,7 @@ class ReplayBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     units_in: _Units
     units_out: _Units
     finish: Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
+    prefix: bytes = b""
     user: Any = None
     extra: Any = None
 
@@ -65,6 +67,7 @@ class ReplayPayload(msgspec.Struct, frozen=True, gc=False):
     seed: int
     result: Result
     evidence: bytes
+    prefix: bytes
 
 
 class ReplayRequests:
@@ -98,15 +101,16 @@ class ReplayRequests:
         result = Result(
             content=body.content, units_in=body.units_in, units_out=body.units_out, finish=_FINISH[body.finish]
         )
-        payload = ReplayPayload(inner, seed, result, body.evidence)
+        payload = ReplayPayload(inner, seed, result, body.evidence, body.prefix)
         return Request(
             api=REPLAYS, model=body.model, input_bytes=inner.input_bytes, prefix=inner.prefix, payload=payload
         )
 
 
-def quote_replay(payload: ReplayPayload, inner: Quote) -> Quote:
-    """Return the most that a replay costs: the original's input, and the tokens that are claimed."""
-    return Quote(inner.max_units_in, min(count_rows(payload.evidence), inner.max_units_out))
+def quote_replay(payload: ReplayPayload, inner: Quote, context_tokens: int) -> Quote:
+    """Return the most that a replay costs: the original's input with what it went on from, and the claimed tokens."""
+    units_in = min(inner.max_units_in + len(payload.prefix) // TOKEN_BYTES, context_tokens)
+    return Quote(units_in, min(count_rows(payload.evidence), inner.max_units_out))
 
 
 async def sell_replay(
@@ -121,7 +125,8 @@ async def sell_replay(
         Unavailable, BadRequest: this engine can't; nothing is billed.
     """
     try:
-        blob = await replay(payload.request, payload.result, payload.evidence, Context(seed=payload.seed))
+        context = Context(seed=payload.seed, prefix=payload.prefix)
+        blob = await replay(payload.request, payload.result, payload.evidence, context)
     except BadMessage as error:
         if error.code not in BREACHES:
             raise Fault(f"a replay ended with {error.code}") from error

@@ -30,6 +30,7 @@ from steelyard.services.chat.replays import (
     quote_replay,
     sell_replay,
 )
+from steelyard.services.chat.seam import quote_rest
 from steelyard.services.chat.stepping import stream_answer
 from steelyard.services.engine_match import check_engine, describe_engine
 from steelyard.services.manifest import Manifest
@@ -39,6 +40,7 @@ from steelyard.services.port import (
     Comparison,
     Context,
     Grade,
+    Prefix,
     Progress,
     Quote,
     Request,
@@ -120,13 +122,23 @@ class ChatService:
 
     def quote(self, request: Request) -> Quote:
         if request.api == REPLAYS:
-            return quote_replay(request.payload, self.quote(request.payload.request))
+            inner = self.quote(request.payload.request)
+            return quote_replay(request.payload, inner, self._manifest.context_tokens)
         manifest, payload = self._manifest, cast(TextPayload, request.payload)
         overhead, messages = manifest.template_overhead, payload.messages
         added = overhead.per_request + overhead.per_message * (1 if messages is None else len(messages))
         context = manifest.context_tokens
         maximum = manifest.max_tokens_default if payload.max_tokens is None else payload.max_tokens
         return Quote(min(request.input_bytes + added, context), min(maximum, context))
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether an answer can go on after another machine's: only where the choices are our sampler's."""
+        return self._manifest.sampler == SAMPLER
+
+    def quote_rest(self, request: Request, prefix: Prefix) -> Quote | None:
+        """See `ContinuingService`."""
+        return quote_rest(self._manifest, request, self.quote(request), prefix)
 
     async def run(self, request: Request, context: Context) -> AsyncGenerator[Chunk, None]:
         if request.api == REPLAYS:
