@@ -97,6 +97,7 @@ class ChatBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     safety_identifier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
+    provider: Any = None
     extra: Any = None
 
 
@@ -122,6 +123,7 @@ class CompletionBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     echo: bool | None = None
     suffix: str | None = None
     user: Any = None
+    provider: Any = None
     extra: Any = None
 
 
@@ -136,6 +138,7 @@ class EmbeddingsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     user: Any = None
+    provider: Any = None
     extra: Any = None
 
 

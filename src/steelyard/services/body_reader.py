@@ -20,9 +20,18 @@ from steelyard.errors import BadRequest
 from steelyard.services.manifest import Manifest
 
 NEUTRAL = frozenset(
-    ("stream", "stream_options", "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+    (
+        "stream",
+        "stream_options",
+        "user",
+        "metadata",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "provider",
+    )
 )
-"""Fields that never change an answer: always accepted."""
+"""Fields that never change an answer: always accepted. `provider` says who may make it, and is read by the gateway."""
 
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -55,6 +64,8 @@ _HINTS = {
     "encoding_format": "; known are float and base64",
     "prompt": "; send text: token ids would be another tokenizer's",
     "input": "; send text, none of it empty: token ids would be another tokenizer's",
+    "provider.sort": "; known are price, throughput and latency",
+    "x-steelyard-choice.sort": "; known are price, throughput and latency",
 }
 
 
@@ -129,7 +140,7 @@ class BodyReader:
         try:
             return msgspec.convert(kept, self._body_type), extra
         except msgspec.ValidationError as wrong:
-            raise _explain(self._body_type, kept, str(wrong)) from wrong
+            raise explain(self._body_type, kept, str(wrong)) from wrong
 
 
 def show(value: Any) -> str:
@@ -138,7 +149,7 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def _explain(body_type: type[msgspec.Struct], fields: dict[str, Any], message: str) -> BadRequest:
+def explain(body_type: type[msgspec.Struct], fields: dict[str, Any], message: str) -> BadRequest:
     """Turn msgspec's message into one that names the field, the value and what was expected."""
     what, _, where = message.partition(" - at `$")
     path = where.rstrip("`").lstrip(".")
