@@ -10,6 +10,7 @@ from steelyard.services.port import Quote, Request
 
 if TYPE_CHECKING:
     from steelyard.gateway.catalogue import Listing, Seller
+    from steelyard.gateway.preferences import Preferences
     from steelyard.storage.meter import BudgetMeter
 
 
@@ -22,6 +23,8 @@ class Job:
         call_id, call_hex, salt, seed: drawn once, so that an attempt elsewhere keeps them.
         is_private: kept with the call's row, and never sent to a provider.
         tried, failures: who was asked, and why each of them gave no answer.
+        preferences: what the caller asks of its providers, for every attempt; None: nothing.
+        why: how the last one was chosen, and who was passed over (why.py).
     """
 
     account: Account
@@ -38,3 +41,5 @@ class Job:
     seed: int
     tried: list[Seller] = field(default_factory=list)
     failures: list[tuple[bytes, str]] = field(default_factory=list)
+    preferences: Preferences | None = None
+    why: bytes | None = None

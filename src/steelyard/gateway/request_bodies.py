@@ -15,19 +15,23 @@ class ClientGone(Exception):
     """The client hung up; there is nobody to answer."""
 
 
-class _Head(msgspec.Struct):
-    """All that has to be known of a body before its kind is: whom it is for."""
+class BodyHead(msgspec.Struct, gc=False):
+    """All that has to be known of a body before its kind is: whom it is for, and what is asked of its provider.
+
+    `provider` is the JSON as it came, empty if there is none; `choice.read_preferences` reads it.
+    """
 
     model: str
+    provider: msgspec.Raw = msgspec.Raw()
 
 
-_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_head = msgspec.json.Decoder(BodyHead).decode
 
 
-def read_model(body: bytes) -> str:
-    """Return the model that a body names; raises BadRequest for one that isn't JSON or names none."""
+def read_head(body: bytes) -> BodyHead:
+    """Return a body's head; raises BadRequest for a body that isn't JSON or names no model."""
     try:
-        return _decode_head(body).model
+        return _decode_head(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _bad_body(body, error) from error
 

@@ -18,14 +18,14 @@ from steelyard.gateway.access import Access, Account
 from steelyard.gateway.answers import APIS
 from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.catalogue import Catalogue, Listing, Seller
-from steelyard.gateway.choice import read_preferences
 from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.hangups import HangupWatch, Patient
 from steelyard.gateway.job import Job
 from steelyard.gateway.metrics import Metrics
+from steelyard.gateway.preferences import read_preferences
 from steelyard.gateway.replays import Recording, Replays
 from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive, Reply, Send, send_reply
-from steelyard.gateway.request_bodies import BodyHead, ClientGone, read_body, read_head
+from steelyard.gateway.request_bodies import ClientGone, read_body, read_head
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import LANE_LOST
 from steelyard.link.port import Failure
@@ -82,7 +82,8 @@ class Work:
             listing = self._catalogue.listings.get(head.model)
             if listing is None:
                 return None
-            job = self._read_job(api, account, headers, body, head, listing, started_s)
+            job = self._read_job(api, account, headers, body, listing, started_s)
+            job.preferences = read_preferences(head.provider, headers)
         except SteelyardError:
             return None  # `answer` comes to the same, and says so
         if job.request.stream or not self._access.try_turn(account, started_s):
@@ -124,29 +125,21 @@ class Work:
         try:
             head = read_head(body)
             listing = await self._find_listing(head.model)
-            job = self._read_job(api, account, headers, body, head, listing, started_s)
+            job = self._read_job(api, account, headers, body, listing, started_s)
+            job.preferences = read_preferences(head.provider, headers)
             return await self._answer(job, receive, send, extra, recording)
         finally:
             if recording is not None:
                 await recording.close()
 
     def _read_job(
-        self,
-        api: str,
-        account: Account,
-        headers: dict[bytes, bytes],
-        body: bytes,
-        head: BodyHead,
-        listing: Listing,
-        started_s: float,
+        self, api: str, account: Account, headers: dict[bytes, bytes], body: bytes, listing: Listing, started_s: float
     ) -> Job:
         request = listing.service.parse(api, body)
         if request.api not in APIS:
             raise BadRequest(f"{listing.name!r} does not answer {api}", param="model")
         is_private = headers.get(b"x-steelyard-private", b"").lower() in (b"true", b"1")
-        job = self._dispatcher.build_job(account, listing, request, body, is_private=is_private, started_s=started_s)
-        job.preferences = read_preferences(head.provider, headers)
-        return job
+        return self._dispatcher.build_job(account, listing, request, body, is_private=is_private, started_s=started_s)
 
     async def _answer(
         self,
