@@ -5,6 +5,7 @@ Law: docs/spec/gateway.md, section 8.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from dataclasses import dataclass
@@ -141,6 +142,8 @@ class Gateway:
             "checks_kept_bytes": self.settlement.store.size_bytes,
             "escrow_deposit_nano": 0 if position is None else position.escrow.deposit_nano,
             "escrow_owed_nano": 0 if position is None else position.escrow.owed_nano,
+            "open_links": len({id(lane.link) for lane in lanes if lane.link is not None and lane.link.is_up}),
+            "tasks": len(asyncio.all_tasks()),
             "chain_age_seconds": min(now_s - self.watch.sight.seen_s, 1e9),
         }
 
