@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import OpenAI
 
 from steelyard.cli.local_network import NetworkPlan, open_network
 from steelyard.cli.offerings import plan_echo
@@ -59,6 +60,15 @@ def on_network(home: Path, story: Callable[[Person, Any], Awaitable[None]]) -> N
     asyncio.run(run())
 
 
+def stream(network: Any, text: str) -> str:
+    """Return what the stock client, without asyncio, puts together from a streamed answer."""
+    with OpenAI(base_url=network.base_url, api_key=network.key, max_retries=0) as client:
+        chunks = client.chat.completions.create(
+            model="echo", max_tokens=64, stream=True, messages=[{"role": "user", "content": text}]
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
 async def check_proofs(person: Person, folder: Path, call_id: str, content: str) -> None:
     """Verify a call as a person does, until a voucher covers it; then with its answer, and with another one."""
     for _ in range(50):
@@ -101,6 +111,7 @@ def test_buyers_commands_show_calls_receipts_and_a_conserved_total(tmp_path: Pat
         assert (answer["content"], answer["finish_reason"], answer["model"]) == ("again", "stop", "echo")
         calls = await person.read("calls", "list")
         assert len(calls) == 2
+        assert await asyncio.to_thread(stream, network, "one word at a time") == "one word at a time"
         (call,) = await person.read("calls", "show", stamp["call_id"])
         assert (call["receipt_id"], call["cost_nano"]) == (stamp["receipt_id"], stamp["cost_nano"])
         assert call["receipt"]["cost"] == stamp["cost_nano"]
