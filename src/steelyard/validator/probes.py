@@ -4,7 +4,9 @@
    its own texts come from a pool of prompts. Conversations go on as users' do: with what was answered, after a while.
 2. It is bought at random moments, over the gateways that users use, with an ordinary key, at the list price; the
    gateway chooses the provider as for anyone.
-3. Replays are bought the same way (`replayer.BoughtReplayer`).
+3. For each long call of a newcomer that this validator has to check it buys one more of the same newcomer, soon: half
+   of a newcomer's first calls are probes. The wish for a provider stays at the gateway.
+4. Replays are bought the same way (`replayer.BoughtReplayer`).
 
 Law: docs/spec/validator.md, section 4.
 """
@@ -31,18 +33,33 @@ TIMEOUT_S = 300.0
 MAX_FORMS = 4096
 MAX_SYSTEMS = 4096
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_OWED = 256
+NEWCOMER_PAUSE_S = 10.0
+"""Mean time between a newcomer's call and the probe that it is owed for it."""
+
 DRAWS = 4
 """Of so many prompts the one whose length is nearest to the user's text is taken."""
 _PATHS = {"chat.completions": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
 
 
 class LearnedForm(msgspec.Struct, frozen=True):
-    """A form, of which API and model, and over which gateway it came (its base URL, "" for unknown)."""
+    """A form, of which API and model, over which gateway it came (its base URL, "" for unknown), and whether the answer
+    was long enough to count among a newcomer's first.
+    """
 
     api: str
     model: str
     url: str
     form: Form
+    is_long: bool = False
+
+
+class Owed(msgspec.Struct, frozen=True):
+    """A probe that a newcomer is to get: its account, the model, and the gateway over which it was called."""
+
+    provider: bytes
+    model: str
+    url: str
 
 
 class Bought(msgspec.Struct, frozen=True):
@@ -70,11 +87,17 @@ class ProbeShop:
         if self._http is not None:
             await self._http.close()
 
-    async def buy(self, url: str, path: str, body: bytes) -> Bought:
-        """Send one request and return what came back; raises Unavailable for anything but a whole answer."""
+    async def buy(self, url: str, path: str, body: bytes, *, only: bytes = b"") -> Bought:
+        """Send one request and return what came back; `only` names the one provider that may serve it.
+
+        Raises:
+            Unavailable: anything but a whole answer.
+        """
         if self._http is None:
             self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         headers = {"Authorization": f"Bearer {self._keys[url]}", "Content-Type": "application/json"}
+        if only:
+            headers["X-Steelyard-Choice"] = json.dumps({"only": ["0x" + only.hex()]})
         try:
             async with self._http.post(url + path, data=body, headers=headers) as answer:
                 content = await answer.content.read(MAX_ANSWER_BYTES)
@@ -117,12 +140,28 @@ class Prober:
         self._prompts = list(prompts) or load_prompts()
         self._left = list(self._prompts)
         self._forms: deque[LearnedForm] = deque(maxlen=MAX_FORMS)
+        self._owed: deque[Owed] = deque(maxlen=MAX_OWED)
+        self._owes = asyncio.Event()
         self._systems: Counter[bytes] = Counter()
 
     @property
     def is_buying(self) -> bool:
         """Whether it buys at all."""
         return self._mean_s > 0
+
+    def owe(self, provider: bytes, model: str, url: str) -> None:
+        """Remember that a newcomer is to get a probe, for a long call of its that came over a gateway."""
+        self._owed.append(Owed(provider, model, url))
+        self._owes.set()
+
+    async def wait(self) -> None:
+        """Return when the next conversation is to begin."""
+        try:
+            async with asyncio.timeout(self.pause_s()):
+                await self._owes.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(self._random.expovariate(1 / NEWCOMER_PAUSE_S))
 
     def pause_s(self) -> float:
         """Return how long to wait before the next conversation: exponentially spread, as independent callers are, and
@@ -131,22 +170,27 @@ class Prober:
         calls = (self.answered + self.failed) / max(1, self._begun)
         return self._random.expovariate(1 / (self._mean_s * max(1.0, calls)))
 
-    def learn(self, api: str, model: str, body: bytes, url: str = "") -> None:
+    def learn(self, api: str, model: str, body: bytes, url: str = "", *, is_long: bool = False) -> None:
         """Keep the form of a user's request that came over a gateway, without the user's texts."""
         if api in _PATHS:
             form = read_form(body, self._is_app)
             if form is not None:
-                self._forms.append(LearnedForm(api, model, url, form))
+                self._forms.append(LearnedForm(api, model, url, form, is_long))
 
     async def probe(self) -> Bought | None:
         """Buy a conversation, most often a single call, of a model that users buy; return the last call, or None if
         there is no such model, or it failed.
         """
+        owed = self._next_owed()
         openings = [learned for learned in self._forms if learned.form.turns == 0]
+        if owed is not None:
+            openings = [learned for learned in openings if learned.model == owed.model]
+            openings = [learned for learned in openings if learned.is_long] or openings
         if not openings:
             return None
         learned = self._random.choice(openings)
-        url = learned.url if learned.url in self._shop.urls else self._random.choice(self._shop.urls)
+        came_over = learned.url if owed is None else owed.url
+        url = came_over if came_over in self._shop.urls else self._random.choice(self._shop.urls)
         self._begun += 1
         patience = self._random.random()
         said: list[str] = []
@@ -157,18 +201,25 @@ class Prober:
             names += [made_up(hole.shape, self._random) for hole in form.names[len(names) :]]
             body = form.write(said, names, self._random)
             try:
-                bought = await self._shop.buy(url, _PATHS[learned.api], body)
+                only = b"" if owed is None else owed.provider
+                bought = await self._shop.buy(url, _PATHS[learned.api], body, only=only)
             except Unavailable:
                 self.failed += 1
                 return None
             self.answered += 1
             self.receipts.add(bought.receipt_hash)
-            following = self._following(learned.form, patience)
+            following = self._following(learned.form, patience) if owed is None else None
             if following is None:
                 return bought
             learned = msgspec.structs.replace(learned, form=following)
             said.append(text_of(bought.body))
             await asyncio.sleep(self._random.expovariate(1 / self._thinking_s))
+
+    def _next_owed(self) -> Owed | None:
+        owed = self._owed.popleft() if self._owed else None
+        if not self._owed:
+            self._owes.clear()
+        return owed
 
     def _following(self, form: Form, patience: float) -> Form | None:
         """The form of a conversation's next call, or None for its end: as many go so far as users' do.

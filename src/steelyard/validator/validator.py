@@ -36,12 +36,12 @@ from steelyard.validator.record import LedgerRecord
 from steelyard.validator.rewards import RewardDesk
 from steelyard.validator.settings import ValidatorSettings
 from steelyard.validator.stakes import ValidatorStakes
-from steelyard.verification.selection import Standing, select_calls
+from steelyard.verification.selection import Reason, Standing, is_long, select_calls
 from steelyard.verification.standing import Pair
 from steelyard.verification.verdict import Lack
 
 READ_BATCHES = 16
-PROBE = "probe"
+PROBE, NEWCOMER = "probe", Reason.NEWCOMER.name.lower()
 _log = structlog.get_logger("steelyard.validator")
 
 
@@ -139,7 +139,7 @@ class Validator:
 
     async def _keep_probing(self, prober: Prober) -> None:
         while True:
-            await asyncio.sleep(prober.pause_s())
+            await prober.wait()
             await prober.probe()
 
     async def _keep_reading(self, feed: GatewayFeed) -> None:
@@ -176,7 +176,7 @@ class Validator:
                 return 0
             if selected_by:
                 async with self._turns:
-                    checked, shown = await self._check(feed, call)
+                    checked, shown = await self._check(feed, call, selected_by)
                 if self._parts.demands is not None and shown and checked.judgement.reason == Lack.EVIDENCE:
                     waiting.append(begin_waiting(call, selected_by, shown))
                     continue
@@ -230,7 +230,7 @@ class Validator:
             del self._views[old]
         return view
 
-    async def _check(self, feed: GatewayFeed, call: SeenCall) -> tuple[Checked, ShownCall | None]:
+    async def _check(self, feed: GatewayFeed, call: SeenCall, selected_by: str) -> tuple[Checked, ShownCall | None]:
         shown: list[ShownCall] = []
 
         async def fetch_call() -> ShownCall | None:
@@ -243,10 +243,13 @@ class Validator:
         fetch_evidence = partial(relay_evidence, feed.client, call.receipt_hash)
         checked = await check_call(call.order, call.receipt, checkable, fetch_call, fetch_evidence)
         if shown and checkable is not None and checked.judgement.reason != Lack.CALL:
-            self._learn(call, shown[0], checkable, feed.client.url)
+            self._learn(call, selected_by, shown[0], checkable, feed.client.url)
         return checked, shown[0] if shown else None
 
-    def _learn(self, call: SeenCall, shown: ShownCall, checkable: Checkable, url: str) -> None:
-        prober = self._parts.prober
-        if prober is not None and call.receipt_hash not in prober.receipts:
-            prober.learn(shown.api, checkable.service.manifest.name, shown.body, url)
+    def _learn(self, call: SeenCall, selected_by: str, shown: ShownCall, checkable: Checkable, url: str) -> None:
+        prober, name = self._parts.prober, checkable.service.manifest.name
+        if prober is None or call.receipt_hash in prober.receipts:
+            return
+        prober.learn(shown.api, name, shown.body, url, is_long=is_long(call.receipt))
+        if selected_by == NEWCOMER:
+            prober.owe(call.order.provider, name, url)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from steelyard.errors import ConfigError, Unavailable
+from steelyard.validator import probes
 from steelyard.validator.probes import Bought, Prober, ProbeShop, load_prompts
 
 ONE, TWO = "http://one", "http://two"
@@ -21,10 +22,12 @@ class RecordingShop(ProbeShop):
     def __init__(self, *, is_silent: bool = False) -> None:
         super().__init__({ONE: "key", TWO: "key"})
         self.sold: list[tuple[str, str, dict[str, Any]]] = []
+        self.asked: list[bytes] = []
         self._is_silent = is_silent
 
-    async def buy(self, url: str, path: str, body: bytes) -> Bought:
+    async def buy(self, url: str, path: str, body: bytes, *, only: bytes = b"") -> Bought:
         fields = json.loads(body)
+        self.asked.append(only)
         self.sold.append((url, path, fields))
         if self._is_silent:
             raise Unavailable("no answer")
@@ -134,3 +137,26 @@ def test_own_prompts_are_read_from_a_file_or_refused(tmp_path: Path) -> None:
     for path, reason in ((file, "is empty"), (tmp_path / "none.txt", "can't be read")):
         with pytest.raises(ConfigError, match=reason):
             load_prompts(path)
+
+
+def test_newcomer_is_owed_one_long_probe_for_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes soon, from that provider alone, over that gateway, in the form of a long call of that model."""
+    monkeypatch.setattr(probes, "NEWCOMER_PAUSE_S", 1e-3)
+    shop, newcomer = RecordingShop(), b"\x09" * 20
+    prober = _prober(shop)
+    prober.learn("chat.completions", "other", _body(0, seed=7), ONE, is_long=True)
+    prober.learn("chat.completions", "m", _body(0, max_tokens=3), ONE)
+    prober.learn("chat.completions", "m", _body(0, max_tokens=300), ONE, is_long=True)
+
+    async def story() -> None:
+        prober.owe(newcomer, "m", TWO)
+        async with asyncio.timeout(5):  # an hour, were it not owed
+            await prober.wait()
+        await prober.probe()
+        await prober.probe()
+
+    asyncio.run(story())
+    assert shop.asked == [newcomer, b""]
+    url, _, body = shop.sold[0]
+    assert (url, body["max_tokens"]) == (TWO, 300)
+    assert newcomer.hex() not in json.dumps(body)
