@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from steelyard.errors import BadRequest
+from steelyard.errors import BadMessage, BadRequest
 from steelyard.link.port import CallRequest, Failure, SignedOffer
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.messages import Offer, content_hash
 from steelyard.protocol.pricing import call_cost
-from steelyard.services.port import Quote, Request, Service
+from steelyard.services.port import Quote, Request, Service, decode_prefix
 
 CLOCK_SKEW_MS = 2_000
 
@@ -88,18 +88,29 @@ def check_order(
         return _bad(f"the order's deadline is {(order.deadline_ms - now_ms) // 1000} s away, which is too far")
     if content_hash(call.salt, call.body) != order.request_hash:
         return _bad("the body doesn't give the order's request hash")
-    if order.prefix_hash != ZERO32 or call.prefix:
-        return _bad("this provider can't continue from a prefix")
+    if order.prefix_hash != (content_hash(call.salt, call.prefix) if call.prefix else ZERO32):
+        return _bad("the prefix doesn't give the order's prefix hash")
     if call.api not in offered.apis:
         return Failure("not_served", f"this service doesn't answer {call.api}")
     try:
         request = offered.service.parse(call.api, call.body)
-        quote = offered.service.quote(request)
+        quote = _quote_rest(offered.service, request, call.prefix) if call.prefix else offered.service.quote(request)
     except BadRequest as error:
         return Failure("invalid_request", error.message[:1024], is_retryable=False)
+    except BadMessage as error:
+        return _bad(error.message[:1024])
     if call_cost(quote.max_units_in, quote.max_units_out, order.price_in, order.price_out) > order.max_cost:
         return _bad(f"the order's highest cost of {order.max_cost} nano doesn't cover the quote")
     return Taken(offered, order.struct_hash(), request, quote)
+
+
+def _quote_rest(service: Service, request: Request, prefix: bytes) -> Quote:
+    """The quote of what follows a prefix; raises BadMessage where the service can't go on from it."""
+    quote_rest = getattr(service, "quote_rest", None) if getattr(service, "can_continue", False) else None
+    rest: Quote | None = None if quote_rest is None else quote_rest(request, decode_prefix(prefix))
+    if rest is None:
+        raise BadMessage("this service can't continue from that prefix")
+    return rest
 
 
 def _bad(message: str) -> Failure:

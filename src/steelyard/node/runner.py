@@ -41,7 +41,7 @@ def answer_at_once(
     Returns what was sent: the receipt, or the failure for which nothing is billed.
     """
     answer_now = getattr(taken.offered.service, "answer_now", None)
-    if answer_now is None:
+    if answer_now is None or call.prefix:
         return None
     order = call.order
     try:
@@ -118,7 +118,7 @@ class Run:
         self._now_ms = now_ms
         self._started_ms = now_ms()
         self._answer = _Answer()
-        self._context = Context(call.order.call_id, call.order.sampler_seed)
+        self._context = Context(call.order.call_id, call.order.sampler_seed, call.prefix)
         self._stopped: Failure | None = None
         self._task: asyncio.Task[None] | None = None
         self._has_begun = False
@@ -172,7 +172,7 @@ class Run:
             async for chunk in chunks:
                 _check_units(answer.units_in + chunk.units_in, answer.units_out + chunk.units_out, quote)
                 if self._is_stream:
-                    piece = Piece(chunk.content, chunk.units_in, chunk.units_out, chunk.detail)
+                    piece = Piece(chunk.content, chunk.units_in, chunk.units_out, chunk.detail, chunk.trail)
                     # counted once it is sent: the gateway bills exactly what it got, and so do we
                     if not await self.link.send_piece(order.call_id, piece):
                         self._stopped = Failure("cancelled", "the link's session is over")
