@@ -126,10 +126,11 @@ def check_claim(frame: Claim) -> None:
 
 
 def check_open(frame: Open, max_body_bytes: int) -> None:
-    """Refuse a call whose order has a field outside its type, or whose body is too long; raises BadMessage."""
+    """Refuse a call whose order has a field outside its type, or whose body or prefix is too long; raises BadMessage."""
     check_order(frame.request.order)
-    if len(frame.request.body) > max_body_bytes:
-        raise BadMessage(f"a body of {len(frame.request.body)} bytes, the limit is {max_body_bytes}", code="oversize")
+    size = max(len(frame.request.body), len(frame.request.prefix))
+    if size > max_body_bytes:
+        raise BadMessage(f"a body or prefix of {size} bytes, the limit is {max_body_bytes}", code="oversize")
 
 
 def _check_offer(offer: Offer) -> None:
