@@ -2,7 +2,8 @@
 
 1. The JSON bytes of a manifest are a blob; the SHA-256 of those bytes is what the chain registers. Nothing else of it
    is hashed.
-2. Encoding is canonical (sorted keys, no spaces, every field present), so that equal manifests are equal blobs.
+2. Encoding is canonical (sorted keys, no spaces, every field present but empty ones of `LATER`), so that equal
+   manifests are equal blobs.
 3. A manifest read back is validated in full: unknown fields, wrong types and impossible numbers are refused.
 
 Law: docs/spec/services.md, section 1.
@@ -19,7 +20,11 @@ from steelyard.errors import BadMessage
 
 MAX_MANIFEST_BYTES = 64 * 1024
 
+LATER = ("chain", "family")
+"""Fields that came after manifests had been registered: left out where empty, so that those keep their bytes."""
+
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._:/@-]{0,63}$")]
+_NameOrNone = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9._:/@-]{0,63})?$")]
 _Hash = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
@@ -47,7 +52,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `parameters` lists the request fields that change the answer and are honoured; a request that sets another is
     refused. `sampler` names the portable sampler when the kind owns it; empty means that the engine samples by
     itself, which no one can replay. `longest_token_bytes` is the longest piece of text that one token spells (0:
-    unknown).
+    unknown). `chain` is the blockchain that a relay serves, by its id in the catalogue or a name of its own; `family`
+    says for one that isn't in the catalogue which family's methods it has.
     """
 
     version: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
@@ -71,6 +77,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     template_overhead: TemplateOverhead = TemplateOverhead()
     longest_token_bytes: _Count = 0
     embedding_dimension: _Count = 0
+    chain: _NameOrNone = ""
+    family: _NameOrNone = ""
 
 
 _encoder = msgspec.json.Encoder(order="sorted")
@@ -79,7 +87,8 @@ _decoder = msgspec.json.Decoder(Manifest)
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return the canonical JSON bytes of a manifest: the blob that is stored and whose SHA-256 is registered."""
-    return _encoder.encode(manifest)
+    fields = msgspec.to_builtins(manifest)
+    return _encoder.encode({name: value for name, value in fields.items() if value or name not in LATER})
 
 
 def manifest_digest(blob: bytes) -> bytes:

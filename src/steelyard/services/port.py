@@ -64,7 +64,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         model: the model (service name or alias) as the caller wrote it.
         stream, include_usage: the caller wants server-sent events, and usage in the last one.
         seed: the caller's seed as an unsigned 64-bit number, or None: then the gateway draws one.
-        count: how many items are asked for (embeddings: inputs; else 1); the content divides into so many equal parts.
+        count: how many items are asked for (embeddings: inputs, whose vectors are equal parts of the content; rpc:
+            requests in a batch; else 1).
         encoding: how the caller wants binary items: ``float`` or ``base64``.
         input_bytes: UTF-8 bytes of everything that becomes input.
         prefix: what a conversation keeps from turn to turn, for sending it where its cache is warm; b"" if nothing.
@@ -253,7 +254,8 @@ class Service(Protocol):
         Raises:
             BadMessage: the claim breaks a rule that honest ones keep; `code` names it. This is the provider's fault
                 if the claim is what its receipt commits to.
-            Unavailable, BadRequest, ConfigError: this machine's own lack; it says nothing of the provider.
+            Unavailable, BadRequest, ConfigError: this machine's own lack; it says nothing of the provider. So does
+                the code `not_replayable` of an `Unavailable`: what was asked has no one answer.
         """
 
     def compare(self, result: Result, claimed: bytes, replayed: bytes) -> Comparison:

@@ -6,17 +6,20 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+from tests.relay_world import open_node, open_weather
 from tests.service_world import SAMPLES, LetterEngine, body, sample_bodies
 
 from steelyard.services.conformance import find_violations
 from steelyard.services.discovery import installed_services
 from steelyard.services.echo import EchoService
 from steelyard.services.port import Chunk, Comparison, Context, FinishReason, Quote, Request, Result
+from steelyard.services.rest.requests import encode_call
 
 KINDS = installed_services().kinds
+RELAYS = {"rest", "rpc"}
 
 
-@pytest.mark.parametrize("name", sorted(KINDS))
+@pytest.mark.parametrize("name", sorted(set(KINDS) - RELAYS))
 def test_installed_kind_keeps_to_the_port(name: str) -> None:
     """Pure where a gateway needs it, within its quote, whole in its chunks, free when left, checkable when done."""
     kind = KINDS[name]
@@ -25,6 +28,32 @@ def test_installed_kind_keeps_to_the_port(name: str) -> None:
 
     async def run() -> list[str]:
         return await find_violations(kind, engine, await sample_bodies(kind, engine, limit))
+
+    assert not asyncio.run(run())
+
+
+def test_rpc_keeps_to_the_port() -> None:
+    """The same of a relay, which needs a node behind it: what is pinned is replayed, what moves says that it moves."""
+    bodies = {
+        "rpc": b'{"jsonrpc":"2.0","id":1,"method":"eth_getBlockByNumber","params":["0x5",false]}',
+        "rpc.subscribe": b'{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads"],"max_messages":3}',
+    }
+
+    async def run() -> list[str]:
+        async with open_node() as node:
+            return await find_violations(KINDS["rpc"], None, bodies, name="anvil", options=node.options)
+
+    assert not asyncio.run(run())
+
+
+def test_rest_keeps_to_the_port() -> None:
+    """The same of a relay of any HTTP API."""
+
+    async def run() -> list[str]:
+        async with open_weather() as url:
+            return await find_violations(
+                KINDS["rest"], None, {"rest": encode_call("GET", "echo")}, options={"upstream": url}
+            )
 
     assert not asyncio.run(run())
 
