@@ -25,6 +25,7 @@ const DEPLOYED = {
   Court: "src/Court.sol",
   Proofs: "src/Proofs.sol",
   Rewards: "src/Rewards.sol",
+  UptoProxy: "src/UptoProxy.sol",
 };
 
 const settings = {

@@ -27,6 +27,7 @@ PARTS: dict[ContractName, tuple[str, ...]] = {
     "Court": ("Court", "Cases", "Panels", "Secrets", "Sanctions", "Domain"),
     "Proofs": ("Proofs", "Demands", "Faults", "Domain"),
     "Rewards": ("Rewards",),
+    "UptoProxy": ("UptoProxy",),
 }
 OURS = list(PARTS)
 MAX_CODE_BYTES = 24_576  # EIP-170

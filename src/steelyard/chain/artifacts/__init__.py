@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import msgspec
 
-ContractName = Literal["AccessManager", "Yard", "Registry", "Escrow", "Ledger", "Court", "Proofs", "Rewards"]
+ContractName = Literal[
+    "AccessManager", "Yard", "Registry", "Escrow", "Ledger", "Court", "Proofs", "Rewards", "UptoProxy"
+]
 
 
 @dataclass(frozen=True, slots=True)
