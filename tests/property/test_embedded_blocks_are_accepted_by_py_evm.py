@@ -26,6 +26,7 @@ from steelyard.chain.embedded.pyevm import PyEvmEngine
 from steelyard.chain.embedded.receipts import SealedBlock
 from steelyard.chain.embedded.sealing import build_block, build_genesis, next_context
 from steelyard.chain.embedded.transactions import Transaction, contract_address, decode_transaction
+from steelyard.chain.permit2 import genesis_codes
 from steelyard.chain.transaction import Transaction as Unsigned
 from steelyard.protocol.signing import SigningKey
 
@@ -108,7 +109,7 @@ def _as_reference(block: SealedBlock) -> PragueBlock:
 def _start() -> tuple[PyEvmEngine, NewNodes, SealedBlock, _ReferenceChain]:
     engine, nodes = PyEvmEngine(), NewNodes(None)
     balances = {key.account: 10**21 for key in KEYS}
-    genesis = build_genesis(engine, nodes, balances, gas_limit=30_000_000, now_s=1_000)
+    genesis = build_genesis(engine, nodes, balances, genesis_codes(CHAIN_ID), gas_limit=30_000_000, now_s=1_000)
     database = AtomicDB()
     for key, value in nodes.written.items():
         database[key] = value

@@ -26,6 +26,7 @@ from steelyard.chain.embedded.sealing import build_genesis, context_of, next_con
 from steelyard.chain.embedded.settings import BLOCK_GAS_LIMIT, FUND_WEI, ChainSettings
 from steelyard.chain.embedded.store import Store
 from steelyard.chain.embedded.transactions import Transaction, decode_transaction
+from steelyard.chain.permit2 import genesis_codes
 from steelyard.errors import ConfigError
 
 READ_THREADS = 3
@@ -70,7 +71,10 @@ class EmbeddedChain:
     def _create(self, settings: ChainSettings) -> None:
         nodes = NewNodes(None)
         balances = dict.fromkeys(settings.fund, FUND_WEI)
-        genesis = build_genesis(self.engine, nodes, balances, gas_limit=BLOCK_GAS_LIMIT, now_s=int(self._clock()))
+        codes = genesis_codes(settings.chain_id)
+        genesis = build_genesis(
+            self.engine, nodes, balances, codes, gas_limit=BLOCK_GAS_LIMIT, now_s=int(self._clock())
+        )
         self.store.create(settings.chain_id, genesis, nodes)
 
     async def __aenter__(self) -> EmbeddedChain:

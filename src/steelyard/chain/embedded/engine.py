@@ -100,8 +100,10 @@ class Engine(Protocol):
     name: str
     fork: str
 
-    def build_genesis(self, nodes: Nodes, balances_wei: Mapping[bytes, int]) -> bytes:
-        """Write a state in which these accounts hold these balances; return its root."""
+    def build_genesis(
+        self, nodes: Nodes, balances_wei: Mapping[bytes, int], codes: Mapping[bytes, bytes] | None = None
+    ) -> bytes:
+        """Write a state with these balances, and these contracts at these addresses; return its root."""
         ...
 
     def open_block(self, nodes: Nodes, parent_root: bytes, context: BlockContext) -> OpenBlock:

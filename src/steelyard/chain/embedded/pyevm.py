@@ -84,11 +84,16 @@ class PyEvmEngine:
     name = "py-evm/0.12.1b1"
     fork = "prague"
 
-    def build_genesis(self, nodes: Nodes, balances_wei: Mapping[bytes, int]) -> bytes:
-        """Write a state in which these accounts hold these balances; return its root."""
+    def build_genesis(
+        self, nodes: Nodes, balances_wei: Mapping[bytes, int], codes: Mapping[bytes, bytes] | None = None
+    ) -> bytes:
+        """Write a state with these balances, and these contracts at these addresses; return its root."""
         accounts = AccountDB(AtomicDB(NodeDb(nodes)), BLANK_ROOT_HASH)
         for address, balance in balances_wei.items():
             accounts.set_balance(address, balance)
+        for address, code in (codes or {}).items():
+            accounts.set_code(address, code)
+            accounts.set_nonce(address, 1)  # EIP-161, as after a creation
         accounts.persist()
         return bytes(accounts.state_root)
 

@@ -176,13 +176,19 @@ def _seal(
 
 
 def build_genesis(
-    engine: Engine, nodes: NewNodes, balances_wei: Mapping[bytes, int], *, gas_limit: int, now_s: int
+    engine: Engine,
+    nodes: NewNodes,
+    balances_wei: Mapping[bytes, int],
+    codes: Mapping[bytes, bytes] | None = None,
+    *,
+    gas_limit: int,
+    now_s: int,
 ) -> SealedBlock:
-    """Return block 0, in which these accounts hold these balances; its state is written into `nodes`."""
+    """Return block 0, with these balances and these contracts by address; its state is written into `nodes`."""
     header = Header(
         number=0,
         parent_hash=bytes(32),
-        state_root=engine.build_genesis(nodes, balances_wei),
+        state_root=engine.build_genesis(nodes, balances_wei, codes),
         transactions_root=EMPTY_TRIE_ROOT,
         receipts_root=EMPTY_TRIE_ROOT,
         bloom=merge_blooms(()),
