@@ -62,6 +62,7 @@ class CallRow(msgspec.Struct, frozen=True):
         order_bytes, receipt_bytes: msgpack of `Order` and `Receipt`. cost_nano: 0 without a receipt.
         status: `done`, `cut`, `failed`, or another word of the gateway's.
         after_seq: how many batches the lane had when the receipt came; its own batch is a later one.
+        why: how the provider was chosen and who was passed over, as the gateway packs it; None if it isn't known.
     """
 
     order_hash: bytes
@@ -80,6 +81,7 @@ class CallRow(msgspec.Struct, frozen=True):
     created_ms: int
     finished_ms: int
     after_seq: int = 0
+    why: bytes | None = None
 
 
 def insert_call(row: CallRow) -> Operation:

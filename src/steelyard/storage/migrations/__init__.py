@@ -12,7 +12,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from steelyard.storage.migrations import m0001_first, m0002_append, m0003_checks, m0004_validator, m0005_waiting
+from steelyard.storage.migrations import (
+    m0001_first,
+    m0002_append,
+    m0003_checks,
+    m0004_validator,
+    m0005_waiting,
+    m0006_why,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +42,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(3, "checks", m0003_checks.STATEMENTS),
     Migration(4, "validator", m0004_validator.STATEMENTS),
     Migration(5, "waiting", m0005_waiting.STATEMENTS),
+    Migration(6, "why", m0006_why.STATEMENTS),
 )
