@@ -34,12 +34,16 @@ Units = Annotated[int, Meta(ge=0)]
 
 
 class SignedOffer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """An offer, its signature, and the manifest that it names (JSON bytes whose SHA-256 is `offer.manifest`)."""
+    """An offer, its signature, and the manifest that it names (JSON bytes whose SHA-256 is `offer.manifest`).
+
+    `region` is where the node says that it is, e.g. ``eu-west-1``; it is not signed, and "" if it doesn't say.
+    """
 
     offer: Offer
     signature: Bytes65
     service: ShortText
     manifest: Annotated[bytes, Meta(max_length=64 * 1024)]
+    region: ShortText = ""
 
 
 class CallRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
