@@ -20,6 +20,7 @@ from tests.link_world import (
     with_limits,
 )
 
+from steelyard.errors import ChainUnreachable
 from steelyard.link.client import LinkClient
 from steelyard.link.server import LinkServer
 from steelyard.protocol.hashing import ZERO32
@@ -69,6 +70,37 @@ def test_link_is_back_within_two_seconds_after_an_outage() -> None:
             started = time.perf_counter()
             await asyncio.wait_for(world.gateway.up.wait(), 3)
             assert time.perf_counter() - started < 2.0
+
+    asyncio.run(scenario())
+
+
+def test_link_cut_while_the_chain_is_silent_goes_on_without_it() -> None:
+    """Both ends know each other: the session is resumed though neither could ask a chain who the other is."""
+
+    async def scenario() -> None:
+        async with linked(cuts=[]) as world:
+            assert world.proxy is not None
+            session = world.link.session
+            world.node.refuse_with = world.gateway.refuse_with = ChainUnreachable("no endpoint answers")
+            world.gateway.up.clear()
+            world.proxy.cut()
+            await asyncio.wait_for(world.gateway.up.wait(), 3)
+            assert world.link.session == session
+
+    asyncio.run(scenario())
+
+
+def test_node_whose_chain_was_silent_while_it_dialled_dials_again() -> None:
+    """A chain that doesn't answer is no reason to give up a gateway: a node once stayed away for ever."""
+
+    async def scenario() -> None:
+        node = EchoNode()
+        node.refuse_with = ChainUnreachable("no endpoint answers")
+        async with linked(node=node, wait=False) as world:
+            await until(lambda: node.refused)
+            assert not world.task.done()
+            node.refuse_with = None
+            await asyncio.wait_for(world.gateway.up.wait(), 4)
 
     asyncio.run(scenario())
 

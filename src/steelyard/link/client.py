@@ -2,8 +2,8 @@
 
 1. A lost connection is dialled again at once, then with growing, jittered pauses of at most 1.5 s.
 2. A gateway that refuses us, or breaks the rules, is dialled again with pauses of at most `refused_pause_s`.
-3. Within the resume window the session goes on; a gateway that forgot it gets a new one, and the old one's calls are
-   cancelled.
+3. Within the resume window the session goes on, without a look at the chain; a gateway that forgot it gets a new one,
+   and the old one's calls are cancelled.
 
 Law: docs/spec/link.md, sections 3 and 4.
 """
@@ -106,8 +106,9 @@ class LinkClient:
                 _log.info("link_lost", url=self.url, reason=reason)
             except (OSError, TimeoutError, WSError) as error:
                 _log.info("link_unreachable", url=self.url, reason=str(error) or type(error).__name__)
-            except (PeerError, Refusal) as error:
-                longest_s = self._refused_pause_s
+            except SteelyardError as error:  # whatever it is, the next dial may go better: a chain may be back by then
+                if isinstance(error, PeerError | Refusal):
+                    longest_s = self._refused_pause_s
                 _log.warning("link_refused", url=self.url, code=error.code, reason=error.message)
             attempt += 1
             await self._pause(min(longest_s, _FIRST_PAUSE_S * 2 ** min(attempt, 12)) * (0.5 + self._jitter() / 2))
@@ -190,7 +191,8 @@ class LinkClient:
             self._offers(),
         )
         greeting.gateway = welcome.account
-        await self._side.admit_gateway(welcome.account)
+        if not known:  # whom we serve already, and who proved to be it again, needs no chain to go on
+            await self._side.admit_gateway(welcome.account)
         # attached from within the message: what follows it must find the session there
         greeting.on_ready = lambda ready: self._attach(wire, welcome.account, ready, proof.session, down)
         wire.send(encode_frame(proof))

@@ -149,6 +149,16 @@ class LinkServer:
         lanes = tuple(self.side.known_lanes(provider))[-MAX_LANES:]
         session.attach(wire, 0, Ready(session.session, False, 0, lanes))
 
+    def resumes(self, proof: Proof, provider: bytes) -> bool:
+        """Whether a connection goes on with a session as it was: its offers were admitted, and are watched since."""
+        session = self._sessions.get(provider)
+        return (
+            session is not None
+            and session.session == proof.session
+            and session.offers == proof.offers
+            and bool(proof.session)
+        )
+
     def check_crowd(self, host: str) -> None:
         """Refuse an address that has too many connections waiting for their handshake; raises BadMessage."""
         waiting = sum(arrival.host == host for arrival in self._arrivals)
@@ -233,8 +243,9 @@ class _Arrival:
     async def _admit(self, proof: Proof, provider: bytes) -> None:
         server = self._server
         try:
-            async with asyncio.timeout(server.limits.handshake_s):
-                await server.side.admit_provider(provider, proof.offers)
+            if not server.resumes(proof, provider):
+                async with asyncio.timeout(server.limits.handshake_s):
+                    await server.side.admit_provider(provider, proof.offers)
             if self in server._arrivals:
                 self.wire.max_message_bytes = server.limits.max_message_bytes
                 self._settle()
