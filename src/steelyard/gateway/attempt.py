@@ -44,7 +44,7 @@ class Attempt:
         shape: how the answer is written. started_s: monotonic. started_ms: Unix milliseconds.
 
     `waiter` is called at the next thing to do, once it is set. `first_s`: when a stream's first piece came. `ended_s`:
-    when its receipt came.
+    when its receipt came. `why`: how this seller was chosen (why.py).
     """
 
     __slots__ = (
@@ -70,6 +70,7 @@ class Attempt:
         "started_ms",
         "started_s",
         "waiter",
+        "why",
     )
 
     def __init__(
@@ -106,6 +107,7 @@ class Attempt:
         self.is_shown = False
         self.stamp = b""
         self.waiter: Callable[[], None] | None = None
+        self.why = job.why
 
     def on_piece(self, piece: Piece) -> None:
         """Take the next piece; raises BadMessage for one that can't be shown, and the attempt is over."""

@@ -3,7 +3,8 @@
 1. A call belongs to the key that made it; to any other key but an administrator's it does not exist.
 2. All that is needed to check the proof offline is here: the salt opens the hashes, the proof leads from the receipt to
    the root that the provider signed, and the voucher's head is that batch's, or a later one's.
-3. Numbers that a double can't hold exactly (lane id, sampler seed) are decimal strings; bytes are 0x hex.
+3. Why its provider was asked, and nobody else, is shown as the choice noted it (why.py).
+4. Numbers that a double can't hold exactly (lane id, sampler seed) are decimal strings; bytes are 0x hex.
 
 Law: docs/spec/gateway.md, section 6.
 """
@@ -18,6 +19,7 @@ import msgspec
 from steelyard.errors import BadRequest, NotFound
 from steelyard.gateway.access import Account
 from steelyard.gateway.settlement import PRIVATE_SUFFIX
+from steelyard.gateway.why import show_why
 from steelyard.protocol.ids import format_call, format_hex, parse_call
 from steelyard.protocol.lanes import SignedVoucher
 from steelyard.protocol.merkle import build_proof
@@ -68,6 +70,7 @@ class CallsView:
         best = next((row for row in reversed(rows) if row.receipt_hash is not None), rows[-1])
         shown = {"object": "steelyard.call", **self._summary(best), **await load_proofs(self._database, best)}
         shown["attempts"] = [self._summary(row) for row in rows if row is not best]
+        shown["why"] = show_why([(row.provider, row.status.removesuffix(PRIVATE_SUFFIX), row.why) for row in rows])
         return shown
 
     async def list(self, account: Account, query: dict[str, str]) -> dict[str, Any]:
@@ -102,7 +105,7 @@ class CallsView:
 
 
 async def load_proofs(database: Database, row: CallRow) -> dict[str, Any]:
-    """Return a call's order and receipt, and what proves them: salt, signed batch, Merkle proof, voucher; by rule 3."""
+    """Return a call's order and receipt, and what proves them: salt, signed batch, Merkle proof, voucher; by rule 4."""
     order = _decode_order(row.order_bytes)
     receipt = None if row.receipt_bytes is None else _decode_receipt(row.receipt_bytes)
     shown: dict[str, Any] = {
@@ -132,7 +135,7 @@ async def load_proofs(database: Database, row: CallRow) -> dict[str, Any]:
 
 
 def fields_of(message: Message) -> dict[str, Any]:
-    """Return a message's fields for JSON, by rule 3."""
+    """Return a message's fields for JSON, by rule 4."""
     return {name: _plain(name, getattr(message, name)) for name in message.__struct_fields__}
 
 

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import msgspec
 
 from steelyard.errors import BadMessage, ConfigError, Forbidden, PeerError, Refusal, SteelyardError
 from steelyard.gateway.chain_view import ChainView, OfferTerms, ServiceTerms
+from steelyard.gateway.listing import Listing, Seller
 from steelyard.gateway.pay_lane import PayLane
+from steelyard.gateway.preferences import read_region
 from steelyard.gateway.replies import JSON_HEADER, Header, head_block
-from steelyard.gateway.routing import Record, ShareTable, Standing, choose_warm, pick_two
+from steelyard.gateway.routing import Record
 from steelyard.link.port import ProviderLink, SignedOffer
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.ids import service_id as service_id_of
@@ -31,6 +33,17 @@ from steelyard.protocol.signing import Domain, require_signer
 from steelyard.services.manifest import Manifest, decode_manifest, manifest_digest
 from steelyard.services.port import Service
 from steelyard.verification.economics import largest_order_nano
+
+__all__ = [
+    "BindService",
+    "Catalogue",
+    "Listing",
+    "Seller",
+    "VerifiedOffer",
+    "grade_name",
+    "seller_headers",
+    "seller_stamp",
+]
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
@@ -47,88 +60,7 @@ class VerifiedOffer:
     terms: ServiceTerms
     service: Service
     largest_nano: int
-
-
-@dataclass(slots=True, eq=False)
-class Seller:
-    """A linked provider at one service, with the bytes that are the same in all its answers.
-
-    `largest_nano` is the highest cost of an order that its stake allows, kept true by watch.py.
-    """
-
-    name: str
-    link: ProviderLink
-    offer: Offer
-    record: Record
-    lane: PayLane
-    headers: tuple[Header, ...]
-    head: bytes
-    stamp: bytes
-    provider_hex: str
-    price_nano: int
-    largest_nano: int
-    refusal: str = ""
-    is_challenged: bool = False
-    quality: float = 1.0
-
-    def why_not(self, now_s: float) -> str:
-        """Return why it gets no call now, or an empty string."""
-        if self.refusal:
-            return self.refusal
-        if not self.link.is_up:
-            return "link_down"
-        return self.record.why_not(now_s)
-
-
-@dataclass(slots=True, eq=False)
-class Listing:
-    """One service on sale: its manifest, its kind, and who sells it."""
-
-    name: str
-    service_id: bytes
-    manifest: Manifest
-    service: Service
-    model_json: bytes = b""
-    sellers: list[Seller] = field(default_factory=list)
-    table: ShareTable = field(default_factory=ShareTable)
-
-    def choose(self, tried: Sequence[Seller], prefix: bytes, now_s: float, luck: float) -> Seller | None:
-        """Return who gets the next call, or None if nobody is well; routing.py says how."""
-        if len(self.sellers) == 1 and not tried:
-            only = self.sellers[0]
-            return None if only.why_not(now_s) else self._taken(only, now_s)
-        well = [seller for seller in self.sellers if seller not in tried and not seller.why_not(now_s)]
-        if len(well) > 1 and any(seller.is_challenged for seller in well):
-            well = [seller for seller in well if not seller.is_challenged] or well
-        if len(well) <= 1:
-            return self._taken(well[0], now_s) if well else None
-        self.table.refresh(
-            tuple(map(id, well)), [Standing(seller.price_nano, seller.record, seller.quality) for seller in well], now_s
-        )
-        loads = [seller.link.calls_in_flight for seller in well]
-        trying = [index for index, seller in enumerate(well) if seller.record.pause_s]
-        if trying:
-            return self._taken(well[trying[0]], now_s)
-        if prefix:
-            index = choose_warm(prefix, [seller.link.provider for seller in well], self.table.weights, loads)
-        else:
-            first, second = pick_two(self.table.cumulative, luck)
-            index = first if loads[first] <= loads[second] else second
-        return self._taken(well[index], now_s)
-
-    def _taken(self, seller: Seller, now_s: float) -> Seller:
-        if seller.record.pause_s:
-            seller.record.is_trying = True
-        return seller
-
-    def reasons(self, now_s: float) -> list[tuple[bytes, str]]:
-        """Return (provider, why not) for each seller, for the 503."""
-        return [(seller.link.provider, seller.why_not(now_s) or "tried") for seller in self.sellers]
-
-    def retry_after_s(self, now_s: float) -> float:
-        """Return after how many seconds somebody may be well again; 2 if nobody knows."""
-        waits = [seller.record.ready_in_s(now_s) for seller in self.sellers if seller.link.is_up and not seller.refusal]
-        return max(min(waits, default=2.0), 0.1)
+    region: str = ""
 
 
 class Catalogue:
@@ -211,7 +143,11 @@ class Catalogue:
                 f"{grade_name(service.grade)} at most: post it again with `steelyard offer set`",
                 code="grade_too_high",
             )
-        return VerifiedOffer(offer, manifest, terms, service, largest_nano)
+        try:
+            region = read_region(signed.region, "region")
+        except Refusal as error:
+            raise BadMessage(f"the offer for {signed.service!r}: {error.message}") from error
+        return VerifiedOffer(offer, manifest, terms, service, largest_nano, region)
 
     def list_seller(self, link: ProviderLink, verified: VerifiedOffer, lane: PayLane) -> Seller:
         """Put a provider's verified offer on sale over its link."""
@@ -237,6 +173,8 @@ class Catalogue:
             provider_hex="0x" + link.provider.hex(),
             price_nano=offer.price_in + offer.price_out,
             largest_nano=verified.largest_nano,
+            region=verified.region,
+            quantisation=verified.manifest.quantisation,
         )
         listing.sellers.append(seller)
         return seller

@@ -19,6 +19,7 @@ from steelyard.gateway.answers import open_shape
 from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.call_marks import call_nonce, mark_call
 from steelyard.gateway.catalogue import Listing, Seller
+from steelyard.gateway.choice import refuse_all
 from steelyard.gateway.job import Job
 from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.settings import GatewaySettings
@@ -134,10 +135,12 @@ class Dispatcher:
                     return self._send(job, seller, max_cost, clock())
                 self._release(job, max_cost)
                 continue
+            unfit = job.listing.misfits(job.preferences, job.quote, [*job.tried, seller])
             cheaper = [
                 other
                 for other in job.listing.sellers
                 if other not in job.tried
+                and other.link.provider not in unfit
                 and not other.why_not(clock())
                 and self._max_cost(job, other) < max_cost
                 and self._max_cost(job, other) <= other.largest_nano
@@ -149,7 +152,11 @@ class Dispatcher:
 
     def _choose(self, job: Job, now_s: float) -> Seller | None:
         luck = job.salt[0] / 256 + job.salt[1] / 65_536
-        return job.listing.choose(job.tried, job.request.prefix, now_s, luck)
+        chosen = job.listing.choose(job.tried, job.request.prefix, now_s, luck, job.preferences, job.quote)
+        if chosen is None:
+            return None
+        seller, job.why = chosen
+        return seller
 
     def _max_cost(self, job: Job, seller: Seller) -> int:
         quote, offer = job.quote, seller.offer
@@ -229,8 +236,12 @@ class Dispatcher:
 
     def _nobody(self, job: Job) -> Refusal:
         now_s = self._settlement.clock()
-        seen = dict(job.failures)
-        sellers = job.listing.sellers
+        unfit = job.listing.misfits(job.preferences, job.quote, job.tried)
+        sellers = [seller for seller in job.listing.sellers if seller.link.provider not in unfit]
+        if job.preferences is not None and not sellers and not job.failures:
+            linked = [seller.link.provider for seller in job.listing.sellers]
+            return refuse_all(job.listing.name, job.preferences, unfit, linked)
+        seen = unfit | dict(job.failures)
         too_large = [seller for seller in sellers if self._max_cost(job, seller) > seller.largest_nano]
         if too_large and len(too_large) == len(sellers):
             most = max(too_large, key=lambda seller: seller.largest_nano)

@@ -5,7 +5,8 @@
    three quarters of the network's quality. Nobody who is well falls below `EXPLORE_SHARE` of the best one's share, so
    that yesterday's slow provider is measured again.
 3. Of two drawn by share, the less busy one takes the call: shares may be a little old, load never is.
-4. A conversation goes back to where its prefix is warm (weighted rendezvous), unless that provider is much busier.
+4. A conversation goes back to where its prefix is warm (weighted rendezvous), unless that provider is much busier. Its
+   weights follow the shares only once those changed by `WARM_DRIFT`: a cache is worth more than a little speed.
 5. Three failures in a row, or half of the recent calls, open the breaker; after a pause one single call tries again.
    `busy` and `credit_window` are no failures: they rest a provider for a moment.
 
@@ -37,6 +38,9 @@ RESTING_CODES = frozenset({"busy", "credit_window"})
 BLAMELESS_CODES = frozenset({"invalid_request", "cancelled", "lane_lost", "order_too_large"})
 """Failures that say nothing about the provider: the request itself was at fault, or a new lane mends it."""
 
+WARM_DRIFT = 2.0
+"""By what factor a share has to change before conversations are moved for it."""
+
 _SHARE_AGE_S = 0.1
 
 
@@ -54,11 +58,14 @@ class Record:
     is_trying: bool = False
     rest_until_s: float = 0.0
     last_reason: str = ""
+    first_s: float = 0.0
 
-    def add_success(self, seconds: float, units: int) -> None:
-        """Note a finished call: how long it took and how many units it made."""
+    def add_success(self, seconds: float, units: int, first_s: float | None = None) -> None:
+        """Note a finished call: how long it took, how many units it made, and when its first piece came if earlier."""
         unit_s = seconds / units if units > 1 else seconds
+        first_s = seconds if first_s is None else first_s
         self.unit_s = unit_s if not self.successes else self.unit_s + EWMA_WEIGHT * (unit_s - self.unit_s)
+        self.first_s = first_s if not self.successes else self.first_s + EWMA_WEIGHT * (first_s - self.first_s)
         self.failure_rate -= EWMA_WEIGHT * self.failure_rate
         self.successes += 1
         self.failures_in_row = 0
@@ -149,6 +156,7 @@ class ShareTable:
     keys: tuple[int, ...] = ()
     weights: list[float] = field(default_factory=list)
     cumulative: list[float] = field(default_factory=list)
+    warm: dict[bytes, float] = field(default_factory=dict)
 
     def refresh(self, keys: tuple[int, ...], standings: Sequence[Standing], now_s: float) -> None:
         """Bring the table up to date for the candidates that are well now (`keys` names them)."""
@@ -160,3 +168,20 @@ class ShareTable:
         for weight in self.weights:
             total += weight
             self.cumulative.append(total)
+
+    def warm_weights(self, providers: Sequence[bytes], shares: Sequence[float], *, is_learning: bool) -> list[float]:
+        """Return the weights by which conversations are spread: the shares as they were until they changed much.
+
+        `is_learning` is False for a choice among some only, whose shares are relative to others.
+        """
+        warm = self.warm
+        weights = []
+        for provider, share in zip(providers, shares, strict=True):
+            kept = warm.get(provider, 0.0)
+            if not kept / WARM_DRIFT <= share <= kept * WARM_DRIFT:
+                if is_learning:
+                    warm[provider] = kept = share
+                else:
+                    kept = kept or share
+            weights.append(kept)
+        return weights

@@ -2,7 +2,8 @@
 
 1. A receipt settles at its cost, on the key's budget and on the escrow's, whatever route or stream it came by.
 2. An order whose link was lost stays reserved at its highest cost until its receipt comes with a batch, or its deadline
-   and a grace have passed. The key is charged for it only if something of it was shown to the client.
+   and a grace have passed. The key is charged for it only if something of it was shown to the client, and at once with
+   the leg that replaced it, if one did.
 3. A call's row is queued before the answer's last byte leaves; a row that finds the writer's queue full waits here.
 
 Law: docs/spec/money.md, sections 2 and 6.
@@ -20,6 +21,7 @@ import msgspec
 from steelyard.errors import Unavailable
 from steelyard.gateway.check_store import CheckStore
 from steelyard.gateway.metrics import Metrics
+from steelyard.gateway.why import add_outcome
 from steelyard.link.port import Failure
 from steelyard.protocol.messages import FinishReason, Order, Receipt
 from steelyard.storage.calls import CallRow, fill_call, insert_call
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 encode_row = msgspec.msgpack.Encoder().encode
 
-DONE, CUT, FAILED, LOST = "done", "cut", "failed", "lost"
+DONE, CUT, FAILED, LOST, REPLACED = "done", "cut", "failed", "lost", "replaced"
 PRIVATE_SUFFIX = ":private"
 LANE_LOST = "lane_lost"
 """A node's word for: the history of that lane is gone here, open another."""
@@ -91,8 +93,8 @@ class Settlement:
         order, seller = attempt.request.order, attempt.seller
         cost = receipt.cost
         # An engine's own failure before anything was shown is the gateway's cost: the call is tried again elsewhere.
-        is_charged = receipt.finish_reason != FinishReason.ERROR or attempt.is_shown
-        attempt.job.meter.settle(order.max_cost, cost if is_charged else 0)
+        is_charged = (receipt.finish_reason != FinishReason.ERROR or attempt.is_shown) and not attempt.is_unwanted
+        self._end_key(attempt, receipt if is_charged else None)
         self.escrow.settle(order.max_cost, cost)
         is_cut = receipt.finish_reason >= FinishReason.CANCELLED
         seller.lane.add_receipt(order.call_id, attempt.order_hash, attempt.receipt_hash, cost)
@@ -101,7 +103,8 @@ class Settlement:
         if receipt.finish_reason == FinishReason.ERROR:
             seller.record.add_failure("engine_error", now_s)
         else:
-            seller.record.add_success(now_s - attempt.started_s, units)
+            first_s = None if attempt.first_s is None else attempt.first_s - attempt.started_s
+            seller.record.add_success(now_s - attempt.started_s, units, first_s)
         self._add_row(attempt, CUT if is_cut else DONE, receipt, is_charged=is_charged)
         metrics, service = self._metrics, seller.name
         metrics.calls[service, seller.provider_hex, CUT if is_cut else DONE] += 1
@@ -120,12 +123,18 @@ class Settlement:
         self._metrics.calls[seller.name, seller.provider_hex, code] += 1
         if attempt.is_lost:
             self.lost[attempt.order_hash] = attempt
-            if not attempt.is_shown:
-                attempt.job.meter.release(order.max_cost)
+            if attempt.is_replaced:
+                self.note_replaced(attempt)
+            elif not attempt.is_shown:
+                self._end_key(attempt, None)
             return
-        attempt.job.meter.release(order.max_cost)
+        self._end_key(attempt, None)
         self.escrow.release(order.max_cost)
         self._add_row(attempt, FAILED, None)
+
+    def note_replaced(self, attempt: Attempt) -> None:
+        """Write down that the key pays elsewhere for a lost order: its receipt may come after a crash of ours."""
+        self._add_row(attempt, REPLACED, None)
 
     def settle_late(self, order_hash: bytes, receipt: Receipt, receipt_hash: bytes) -> bool:
         """Settle a lost order whose receipt came with a batch (checked); False if it isn't waited for."""
@@ -134,13 +143,20 @@ class Settlement:
             return False
         order = attempt.request.order
         if attempt.is_shown:
-            attempt.job.meter.settle(order.max_cost, receipt.cost)
+            self._end_key(attempt, receipt)
         self.escrow.settle(order.max_cost, receipt.cost)
         attempt.receipt_hash = receipt_hash
-        self._add_row(attempt, CUT, receipt, is_charged=attempt.is_shown)
+        self._add_row(attempt, CUT, receipt, is_charged=attempt.is_shown, is_known=attempt.is_replaced)
         self._metrics.calls[attempt.seller.name, attempt.seller.provider_hex, "late_receipt"] += 1
         self._metrics.cost_nano[attempt.seller.name] += receipt.cost
         return True
+
+    def wake_due(self) -> None:
+        """Wake whoever has waited as long as it wanted to."""
+        now_s = self.clock()
+        for attempt in self.open_orders.values():
+            if attempt.wake_at_s <= now_s and attempt.waiter is not None:
+                attempt.waiter()
 
     def expire(self) -> None:
         """Free what lost orders reserved, once they are past their deadline; write rows that had to wait."""
@@ -149,10 +165,10 @@ class Settlement:
             order = attempt.request.order
             if order.deadline_ms < limit_ms:
                 del self.lost[order_hash]
-                if attempt.is_shown:
-                    attempt.job.meter.release(order.max_cost)
                 self.escrow.release(order.max_cost)
-                self._add_row(attempt, LOST, None, is_charged=attempt.is_shown)
+                if not attempt.is_replaced:
+                    self._end_key(attempt, None)
+                    self._add_row(attempt, LOST, None, is_charged=attempt.is_shown)
         self._drain()
 
     def add_recovered(
@@ -164,6 +180,8 @@ class Settlement:
         key_id: str | None,
         run: bytes | None,
         known: CallRow | None = None,
+        *,
+        charged_nano: int,
     ) -> None:
         """Queue the row of a call known again by its tag, or fill the `known` one that was given up as lost."""
         status = CUT if receipt.finish_reason >= FinishReason.CANCELLED else DONE
@@ -188,6 +206,7 @@ class Settlement:
                     receipt.cost,
                     receipt.started_ms,
                     receipt.finished_ms,
+                    charged_nano=charged_nano,
                 )
             )
         )
@@ -238,12 +257,31 @@ class Settlement:
             self._overflow.popleft()
         return None
 
-    def _add_row(self, attempt: Attempt, status: str, receipt: Receipt | None, *, is_charged: bool = True) -> None:
+    def _end_key(self, attempt: Attempt, receipt: Receipt | None) -> None:
+        """End what is reserved on the key for an attempt: charge a receipt, and what the key owed for legs before it."""
+        if attempt.is_replaced:
+            return
+        if receipt is not None:
+            attempt.paid_nano = min(attempt.charge(receipt), attempt.key_nano)
+        elif attempt.leg is not None:
+            attempt.paid_nano = attempt.leg.owed_nano
+        attempt.job.meter.settle(attempt.key_nano, attempt.paid_nano)
+        attempt.key_nano = 0
+
+    def _add_row(
+        self,
+        attempt: Attempt,
+        status: str,
+        receipt: Receipt | None,
+        *,
+        is_charged: bool = True,
+        is_known: bool = False,
+    ) -> None:
         order = attempt.request.order
         row = CallRow(
             attempt.order_hash,
             order.call_id,
-            attempt.job.account.key_id if is_charged else None,
+            attempt.job.account.key_id if is_charged or attempt.paid_nano else None,
             self._run_id,
             order.provider,
             order.service_id,
@@ -257,5 +295,7 @@ class Settlement:
             attempt.started_ms,
             self.clock_ms(),
             attempt.seller.lane.state.seq,
+            attempt.why if attempt.failure is None else add_outcome(attempt.why, attempt.failure),
+            attempt.paid_nano,
         )
-        self.submit(insert_call(row))
+        self.submit(fill_call(row) if is_known else insert_call(row))

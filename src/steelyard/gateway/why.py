@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from steelyard.link.port import Failure
 from steelyard.protocol.ids import format_hex
 
 MAX_PASSED = 32
@@ -38,18 +39,18 @@ def build_why(how: str, passed: Sequence[tuple[bytes, str]]) -> bytes:
     """Return what is kept of a choice.
 
     Args:
-        how: `only_well`, `trial`, `warm` or `share`. passed: providers and why each of them was not asked.
+        how: `only_one_left`, `trial`, `warm` or `share`. passed: providers and why each of them was not asked.
     """
     named = [(provider, reason[:MAX_REASON]) for provider, reason in passed[:MAX_PASSED]]
     return _encode(_Kept(how, named, len(passed) - len(named)))
 
 
-def add_outcome(why: bytes | None, outcome: str) -> bytes | None:
-    """Return what is kept of a choice whose provider gave no receipt, with the reason."""
-    if why is None or not outcome:
-        return why
+def add_outcome(why: bytes | None, failure: Failure) -> bytes | None:
+    """Return what is kept of a choice whose provider failed, with the failure."""
+    if why is None:
+        return None
     kept = _read(why)
-    kept.outcome = outcome[:MAX_REASON]
+    kept.outcome = f"{failure.code}: {failure.message}"[:MAX_REASON]
     return _encode(kept)
 
 

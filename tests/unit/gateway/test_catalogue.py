@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from steelyard.errors import BadMessage, BadSignature, Forbidden, NotFound, SteelyardError
-from steelyard.gateway.catalogue import Catalogue, seller_headers, seller_stamp
+from steelyard.gateway.catalogue import Catalogue, Seller, seller_headers, seller_stamp
 from steelyard.gateway.chain_view import CourtRecord, OfferTerms, Position, ServiceTerms
 from steelyard.gateway.pay_lane import PayLane
 from steelyard.gateway.routing import FAILURES_TO_OPEN
@@ -83,6 +83,11 @@ def _verify(signed: SignedOffer, chain: _Chain | None = None) -> Any:
     return asyncio.run(catalogue.verify_offers(KEY.account, [signed]))
 
 
+def _chosen(choice: tuple[Seller, bytes] | None) -> Seller:
+    assert choice is not None
+    return choice[0]
+
+
 def test_honest_offer_gets_in() -> None:
     """Signed, on record, with its manifest: on sale."""
     (verified,) = _verify(_sign())
@@ -149,13 +154,13 @@ def test_choice_passes_over_the_tried_the_refused_and_the_broken() -> None:
     sellers[0].refusal = "stake_inactive"
     for _ in range(FAILURES_TO_OPEN):
         sellers[1].record.add_failure("engine_error", 0.0)
-    assert listing.choose([], b"", 1.0, 0.5) is sellers[2]
+    assert _chosen(listing.choose([], b"", 1.0, 0.5)) is sellers[2]
     assert listing.choose([sellers[2]], b"", 1.0, 0.5) is None
     reasons = dict(listing.reasons(1.0))
     assert reasons[sellers[0].link.provider] == "stake_inactive"
     assert "breaker_open" in reasons[sellers[1].link.provider]
     assert listing.retry_after_s(1.0) < 2.5
-    assert listing.choose([sellers[2]], b"", 10.0, 0.5) is sellers[1]
+    assert _chosen(listing.choose([sellers[2]], b"", 10.0, 0.5)) is sellers[1]
     assert listing.choose([sellers[2]], b"", 10.0, 0.5) is None
 
 
@@ -170,10 +175,10 @@ def test_choice_takes_the_challenged_only_where_nobody_else_is_well() -> None:
         sellers.append(catalogue.list_seller(link, verified, PayLane(lane.key, LaneState(lane=lane))))  # type: ignore[arg-type]
     listing = catalogue.listings["echo-1"]
     sellers[0].is_challenged = True
-    chosen = [listing.choose([], b"", 1.0, luck / 50) for luck in range(50)]
+    chosen = [_chosen(listing.choose([], b"", 1.0, luck / 50)) for luck in range(50)]
     assert sellers[0] not in chosen
     assert {sellers[1], sellers[2]} == set(chosen)
-    assert listing.choose(sellers[1:], b"", 1.0, 0.5) is sellers[0]
+    assert _chosen(listing.choose(sellers[1:], b"", 1.0, 0.5)) is sellers[0]
 
 
 def test_names_that_look_alike_are_suggested() -> None:
