@@ -93,10 +93,14 @@ class YardClient:
         """Destroy nano of the sender's wallet."""
         return await self.contract.send(sender, "burn", amount_nano)
 
+    def digest(self, struct_hash: bytes) -> bytes:
+        """Return the 32-byte EIP-712 digest that is signed for a struct hash under the token's own domain."""
+        return keccak(self._prefix + struct_hash)
+
     def sign_permit(self, key: SigningKey, spender: bytes, amount_nano: int, *, nonce: int, deadline_s: int) -> Permit:
         """Return the key's permit for `spender`; it costs the owner no gas and anyone may submit it."""
         body = address_word(key.account) + address_word(spender) + word(amount_nano) + word(nonce) + word(deadline_s)
-        digest = keccak(self._prefix + keccak(PERMIT_TYPE_HASH + body))
+        digest = self.digest(keccak(PERMIT_TYPE_HASH + body))
         return Permit(
             owner=key.account,
             spender=spender,
