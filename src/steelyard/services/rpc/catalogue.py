@@ -16,7 +16,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from fnmatch import translate
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -181,7 +181,7 @@ def nearest_chains(name: str) -> list[str]:
     return list(dict.fromkeys(_by_name()[found].id for found in near))[:5]
 
 
-@cache
+@lru_cache(512)
 def find_family(chain: str, family: str = "") -> Family | None:
     """Return the methods of a chain by its id, with what its row overrides; of a named family if it has no row."""
     row = load_chains().get(chain)
