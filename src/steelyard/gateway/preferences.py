@@ -18,15 +18,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from steelyard.errors import BadRequest
+from steelyard.protocol.ids import MAX_REGION, is_region
 from steelyard.protocol.pricing import NANO_PER_YARD
 from steelyard.services.body_reader import explain, show
 
 CHOICE_HEADER, REGION_HEADER = b"x-steelyard-choice", b"x-steelyard-region"
 MAX_NAMED = 64
-MAX_REGION = 32
 
 _ACCOUNT = re.compile(r"0[xX][0-9a-fA-F]{40}")
-_REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _NUMBER = re.compile(r"\+?(\d{1,40})?(?:\.(\d{1,60}))?(?:[eE]([+-]?\d{1,2}))?")
 _Names = Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=MAX_NAMED)]
 
@@ -113,7 +112,7 @@ def read_preferences(raw: bytes, headers: Mapping[bytes, bytes]) -> Preferences 
 def read_region(text: str, field: str) -> str:
     """Return a region in the one way it is written, e.g. ``eu-west-1``; raises BadRequest naming the field."""
     region = text.strip().lower()
-    if len(region) > MAX_REGION or (region and not _REGION.fullmatch(region)):
+    if region and not is_region(region):
         raise BadRequest(
             f"`{field}` is {text[:80]!r}: write letters and digits joined by hyphens, the widest part first, at most "
             f"{MAX_REGION}, e.g. eu-west-1",

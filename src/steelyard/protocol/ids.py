@@ -1,4 +1,4 @@
-"""How ids look outside: service ids, call ids, accounts.
+"""How ids look outside: service ids, call ids, accounts, regions.
 
 Law: docs/spec/messages.md, section 2.
 """
@@ -14,6 +14,9 @@ _SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9._:/@-]{0,63}")
 _CALL = re.compile(r"call_([0-9a-f]{32})")
 _ACCOUNT = re.compile(r"0x[0-9a-fA-F]{40}")
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
+_REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+MAX_REGION = 32
 
 
 def service_id(name: str) -> bytes:
@@ -57,3 +60,8 @@ def parse_hash(text: str, param: str = "hash") -> bytes:
     if not _HASH.fullmatch(text):
         raise BadRequest(f"{text[:80]!r} is no hash: it looks like 0x and 64 hex digits", param=param)
     return bytes.fromhex(text[2:])
+
+
+def is_region(text: str) -> bool:
+    """Say whether a text names a region: a-z and 0-9 joined by hyphens, the widest part first, e.g. ``eu-west-1``."""
+    return len(text) <= MAX_REGION and _REGION.fullmatch(text) is not None
