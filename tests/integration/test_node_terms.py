@@ -114,3 +114,16 @@ def test_slashed_stake_lowers_the_orders_that_are_taken(tmp_path: Path, monkeypa
             assert await _answer(world, max_cost=500) == ""
 
     asyncio.run(story())
+
+
+def test_node_that_states_a_region_tells_it_with_its_offers(tmp_path: Path) -> None:
+    """The gateway hears it over the link, and sends orders as before."""
+
+    async def story() -> None:
+        async with open_node_world(tmp_path, region="eu-west-1") as world:
+            assert world.gateway.link is not None
+            assert [signed.region for signed in world.gateway.link.offers] == ["eu-west-1"]
+            assert [signed.region for signed in world.node.offers] == ["eu-west-1"]
+            assert await _answer(world) == ""
+
+    asyncio.run(story())

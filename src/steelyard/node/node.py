@@ -94,7 +94,10 @@ class Node:
     @property
     def offers(self) -> tuple[SignedOffer, ...]:
         """What links tell gateways."""
-        return tuple(offered.signed_offer for offered in self._services.values())
+        region = self._parts.settings.region
+        return tuple(
+            msgspec.structs.replace(offered.signed_offer, region=region) for offered in self._services.values()
+        )
 
     @property
     def calls_in_flight(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steelyard.errors import ConfigError
+from steelyard.protocol.ids import MAX_REGION, is_region
 from steelyard.protocol.lanes import MAX_BATCH_CALLS, MAX_BATCH_DELAY_S
 from steelyard.protocol.pricing import NANO_PER_YARD
 
@@ -22,6 +23,7 @@ class NodeSettings:
         is_sweeping: send what a redemption credited to the provider's wallet.
         max_calls: orders worked on at once; more are answered ``busy``. max_deadline_s: the farthest deadline taken.
         evidence_keep_s: how long the evidence of an answer is kept for whoever checks it.
+        region: where this node is, the widest part first (``eu-west-1``), for buyers who ask for it; "" says nothing.
     """
 
     credit_base_nano: int = NANO_PER_YARD // 10
@@ -36,6 +38,7 @@ class NodeSettings:
     max_calls: int = 1_024
     max_deadline_s: float = 900.0
     evidence_keep_s: float = 7_200.0
+    region: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_calls <= MAX_BATCH_CALLS:
@@ -52,3 +55,9 @@ class NodeSettings:
             )
         if self.max_calls < 1 or self.max_deadline_s <= 0 or self.evidence_keep_s <= 0:
             raise ConfigError("max_calls, max_deadline_s and evidence_keep_s must be positive")
+        if self.region and not is_region(self.region):
+            raise ConfigError(
+                f"node.region is {self.region!r}: write a-z and 0-9 joined by hyphens, the widest part first, at most "
+                f"{MAX_REGION} characters, e.g. eu-west-1",
+                param="node.region",
+            )
