@@ -131,6 +131,7 @@ class NodeSection(_Section):
     max_calls: int = Field(default=1_024, ge=1)
     max_deadline_s: Seconds = 900.0
     evidence_keep_s: Seconds = 7_200.0
+    region: str = ""
 
 
 class ValidatorSection(_Section):
