@@ -17,7 +17,7 @@ from steelyard.chain.deployment import Deployment
 from steelyard.errors import NotFound
 from steelyard.gateway.access import Access
 from steelyard.gateway.calls_view import CallsView
-from steelyard.gateway.catalogue import Catalogue, Listing, grade_name
+from steelyard.gateway.catalogue import Catalogue, Listing, Seller, grade_name
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.replies import Reply, json_reply
 from steelyard.gateway.watch import ChainSight
@@ -87,7 +87,10 @@ class Pages:
             listings = sorted(self._catalogue.listings.values(), key=lambda listing: listing.name)
             return json_reply({"object": "list", "data": [self._model(one) for one in listings if one.sellers]})
         if path.startswith("/v1/models/"):
-            return json_reply(self._model(self._listing(path.removeprefix("/v1/models/"))))
+            listing = self._listing(path.removeprefix("/v1/models/"))
+            model = self._model(listing)
+            model["steelyard"]["offers"] = [self._offer(seller) for seller in listing.sellers]
+            return json_reply(model)
         if path == "/v1/calls":
             values = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
             return json_reply(await self._calls.list(account, values))
@@ -127,6 +130,16 @@ class Pages:
                 "embedding_dimension": manifest.embedding_dimension,
                 "parameters": list(manifest.parameters),
             },
+        }
+
+    def _offer(self, seller: Seller) -> dict[str, Any]:
+        return {
+            "provider": format_hex(seller.link.provider),
+            "price_in_nano_per_million": seller.offer.price_in,
+            "price_out_nano_per_million": seller.offer.price_out,
+            "grade": grade_name(seller.offer.grade),
+            "region": seller.region or None,
+            "why_not": seller.why_not(self._clock()) or None,
         }
 
     def _network(self) -> dict[str, Any]:
