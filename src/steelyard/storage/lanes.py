@@ -169,6 +169,14 @@ async def load_batches(database: Database, lane: Lane, *, after_seq: int = 0, li
     return [read_batch(lane, row) for row in rows]
 
 
+async def load_last_batch(database: Database, lane: Lane) -> StoredBatch | None:
+    """Return the last batch of a lane, or None."""
+    query = select(batches).where(batches.c.lane_key == lane.key).order_by(batches.c.seq.desc()).limit(1)
+    async with database.read() as connection:
+        row = (await connection.execute(query)).first()
+    return None if row is None else read_batch(lane, row)
+
+
 async def find_place(database: Database, lane: Lane, row: CallRow) -> tuple[StoredBatch, int] | None:
     """Return the batch that proves a call's receipt and the receipt's place in it, or None while there is none.
 

@@ -86,6 +86,12 @@ validator_votes = _table("validator_votes", "case_id int, epoch int, vote int, s
 validator_waiting = _table(
     "validator_waiting", "receipt_hash blob, epoch int, content blob, step int, due_s int, block int"
 )
+seen_batches = _table("seen_batches", "lane_key blob, seq int, content blob, leaves blob, seen_ms int")
+seen_receipts = _table("seen_receipts", "order_hash blob, part int, lane_key blob, seq int, receipt blob, seen_ms int")
+
+# ---- all
+lies = _table("lies", "lie_id blob, kind int, liar blob, content blob, state int, due_ms int, tries int, found_ms int")
+half_lies = _table("half_lies", "half_id blob, lane_key blob, content blob, found_ms int")
 
 # ---- both
 redemptions = _table(

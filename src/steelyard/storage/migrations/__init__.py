@@ -19,6 +19,7 @@ from steelyard.storage.migrations import (
     m0004_validator,
     m0005_waiting,
     m0006_why,
+    m0007_lies,
 )
 
 
@@ -43,4 +44,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(4, "validator", m0004_validator.STATEMENTS),
     Migration(5, "waiting", m0005_waiting.STATEMENTS),
     Migration(6, "why", m0006_why.STATEMENTS),
+    Migration(7, "lies", m0007_lies.STATEMENTS),
 )
