@@ -24,6 +24,7 @@ from steelyard.chain.sender import Sender
 from steelyard.protocol.evidence import chunk_items, split_chunks
 from steelyard.protocol.hashing import ZERO32, address_word, keccak
 from steelyard.protocol.lanes import SignedBatch, SignedVoucher
+from steelyard.protocol.lies import Lie, PlacedReceipt, TwoBatches, TwoReceipts
 from steelyard.protocol.merkle import build_proof
 from steelyard.protocol.messages import Message, Receipt
 from steelyard.protocol.signing import Domain, SigningKey, compact_signature
@@ -66,6 +67,11 @@ class BatchedReceipt:
     def build(cls, signed: SignedBatch, receipt_ids: Sequence[bytes], receipt: Receipt) -> BatchedReceipt:
         """Return it from the batch's receipt ids in leaf order; raises ValueError if the receipt is none of them."""
         return cls(signed, receipt, tuple(build_proof(receipt_ids, list(receipt_ids).index(receipt.struct_hash()))))
+
+    @classmethod
+    def of(cls, placed: PlacedReceipt) -> BatchedReceipt:
+        """Return it from a receipt with all of its batch's leaves."""
+        return cls.build(placed.signed, placed.leaves, placed.receipt)
 
     def as_tuple(self) -> tuple[Any, ...]:
         """Return it in the contract's shape."""
@@ -126,6 +132,18 @@ class ProofsClient:
     async def close_demand(self, sender: Sender, id_: bytes) -> TxReceipt:
         """Slash a provider that let the time to serve pass."""
         return await self.contract.send(sender, "closeDemand", id_)
+
+    async def fetch_is_proven(self, lie_id: bytes, block: BlockTag = "latest") -> bool:
+        """Say whether a lie (`protocol.lies.Lie.id`) was proven, by whomever."""
+        return bool((await self.contract.read("isProven", lie_id, block=block))[0])
+
+    async def prove(self, sender: Sender, lie: Lie) -> TxReceipt:
+        """Prove a lie of any kind; the sender is its informer."""
+        if isinstance(lie, TwoReceipts):
+            return await self.prove_two_receipts(sender, BatchedReceipt.of(lie.one), BatchedReceipt.of(lie.other))
+        if isinstance(lie, TwoBatches):
+            return await self.prove_two_batches(sender, lie.one, lie.other)
+        return await self.prove_two_vouchers(sender, lie.one, lie.other)
 
     async def prove_two_receipts(self, sender: Sender, one: BatchedReceipt, other: BatchedReceipt) -> TxReceipt:
         """Prove that a provider signed two receipts for one order and part."""
