@@ -11,12 +11,14 @@ from tests.chains import deploy_on, open_chain
 from tests.trust_world import PARAMETERS, VALIDATOR, open_trust_world
 from tests.validator_office import OTHER, PAIR, Office, second_validator
 
+from steelyard.audit.run import run_audit
 from steelyard.chain.cases import CaseKind
 from steelyard.errors import NotProvable
 from steelyard.gateway.network_quality import weighted_median
 from steelyard.protocol.cid import Cid
 from steelyard.protocol.messages import Outcome
 from steelyard.protocol.quality_blob import QUALITY_KIND, decode_quality
+from steelyard.protocol.verdicts_blob import VERDICTS_KIND
 from steelyard.storage.blobs import FolderBlobs
 
 
@@ -75,8 +77,32 @@ def test_two_validators_publish_the_same_quality_and_a_gateway_steers_by_it(tmp_
                     assert records[PAIR].is_barred
                 again = Office(world, world.validator, blobs)
                 assert await again.quality.compute(epoch) == await one.quality.compute(epoch)
+                await one.posts.beat((epoch + 1) * one.ledger.epoch_s)
+                await one.ledger.post(other, QUALITY_KIND, epoch, b"\x07" * 32, posted[0].cid, 1)  # made up
+
+                report = await run_audit(world.rpc, deployment, blobs)
+                states = {(row.validator, row.epoch): row.state for row in report.quality}
+                assert states == {
+                    (VALIDATOR.account, epoch - 1): "right",
+                    (OTHER.account, epoch - 1): "right",
+                    (VALIDATOR.account, epoch): "right",
+                    (OTHER.account, epoch): "wrong",
+                }
+                assert [found.code for found in report.findings if "quality" in found.code] == ["wrong_quality"]
+                next((tmp_path / "blobs").rglob(str(Cid(await _verdicts_cid(one))))).unlink()
+                report = await run_audit(world.rpc, deployment, blobs)
+                assert {row.state for row in report.quality} == {"not provable"}
 
         asyncio.run(story())
+
+
+async def _verdicts_cid(office: Office) -> bytes:
+    [root] = [
+        found
+        for epoch in range(office.epoch() - 6, office.epoch())
+        if (found := await office.ledger.fetch_root(VALIDATOR.account, VERDICTS_KIND, epoch)) is not None
+    ]
+    return root.cid
 
 
 def test_missing_blob_makes_an_epoch_not_provable_until_it_is_there(tmp_path: Path) -> None:

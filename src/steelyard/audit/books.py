@@ -143,6 +143,18 @@ def _amounts() -> defaultdict[Any, int]:
 
 
 @dataclass(slots=True)
+class CourtCase:
+    """A case at the court; blocks are those of its opening and of its close (0: it is open)."""
+
+    kind: int
+    accused: bytes
+    topic: bytes
+    opened: int
+    closed: int = 0
+    ruling: int = 0
+
+
+@dataclass(slots=True)
 class Books:
     """Everything that the events say; `rebuild.step` is the one that writes in it."""
 
@@ -167,6 +179,7 @@ class Books:
     # what validators said on chain: roots by kind, and the secrets that chose their checks, by (validator, epoch)
     posted: list[PostedRoot] = field(default_factory=list)
     secrets: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
+    cases: dict[int, CourtCase] = field(default_factory=dict)
     # what each vault owes by its own events, what strangers sent it unasked, and the transaction being read
     owes: defaultdict[str, int] = field(default_factory=_amounts)
     stray: defaultdict[str, int] = field(default_factory=_amounts)

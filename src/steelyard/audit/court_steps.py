@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from steelyard.audit.books import Books, Entry, PostedRoot
+from steelyard.audit.books import Books, CourtCase, Entry, PostedRoot
 from steelyard.audit.findings import Finding, finding_at, show
 
 _VALIDATOR = 3
@@ -72,6 +72,18 @@ def _secret_revealed(books: Books, entry: Entry) -> Iterable[Finding]:
     return ()
 
 
+def _case_opened(books: Books, entry: Entry) -> Iterable[Finding]:
+    values = entry.values
+    books.cases[values["caseId"]] = CourtCase(values["kind"], values["accused"], values["topic"], entry.block)
+    return ()
+
+
+def _case_closed(books: Books, entry: Entry) -> Iterable[Finding]:
+    case = books.cases[entry.values["caseId"]]
+    case.closed, case.ruling = entry.block, entry.values["ruling"]
+    return ()
+
+
 def _posted(books: Books, entry: Entry) -> Iterable[Finding]:
     values = entry.values
     names = ("publisher", "kind", "epoch", "root", "cid")
@@ -86,5 +98,7 @@ COURT_STEPS = {
     "Fined": _fined,
     "Compensated": _compensated,
     "SecretRevealed": _secret_revealed,
+    "CaseOpened": _case_opened,
+    "CaseClosed": _case_closed,
 }
 LEDGER_STEPS = {"Posted": _posted}

@@ -61,6 +61,7 @@ CODES: dict[str, str] = {
     "missing_verdicts": "a blob of verdicts is not to be had: what its validator checked can't be shown; a note",
     "unchecked_calls": "a validator's secret selected calls that it published no verdict on; a note",
     "unselected_verdicts": "a validator published verdicts on calls that its secret did not select; a note",
+    "wrong_quality": "a validator published another quality than everyone computes; a note",
     "bad_blob": "a published blob that proves nothing: unreadable, or another deployment's",
 }
 

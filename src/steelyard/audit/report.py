@@ -15,6 +15,7 @@ from typing import Any
 from steelyard.audit.books import Books
 from steelyard.audit.calls import LaneProof
 from steelyard.audit.findings import Finding, Verdict, show, verdict_of
+from steelyard.audit.quality import QualityRow
 from steelyard.audit.selection import SelectionRow
 from steelyard.protocol.cid import Cid
 
@@ -36,6 +37,7 @@ class AuditReport:
     books: Books
     lanes: tuple[LaneProof, ...]
     selections: tuple[SelectionRow, ...] = ()
+    quality: tuple[QualityRow, ...] = ()
     findings: tuple[Finding, ...]
 
     @property
@@ -82,6 +84,10 @@ class AuditReport:
             "accounts": self._accounts_json(),
             "lanes": [_lane_json(proof) for proof in self.lanes],
             "selections": [_selection_json(row) for row in self.selections],
+            "quality": [
+                {"validator": show(row.validator), "epoch": row.epoch, "state": row.state, "providers": row.providers}
+                for row in self.quality
+            ],
             "findings": [_finding_json(finding) for finding in self.findings],
         }
 

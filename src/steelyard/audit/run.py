@@ -17,10 +17,11 @@ from steelyard.audit.books import Books, Contracts, Publication
 from steelyard.audit.calls import CallIndex, LaneProof, prove_lane
 from steelyard.audit.findings import Finding
 from steelyard.audit.history import Progress, fetch_answers, fetch_history, is_still_chain, pin_block
+from steelyard.audit.quality import check_quality, quality_findings
 from steelyard.audit.rebuild import rebuild
 from steelyard.audit.report import AuditReport
 from steelyard.audit.selection import check_selections, selection_findings
-from steelyard.audit.verdicts import read_verdicts
+from steelyard.audit.verdicts import read_cases, read_verdicts
 from steelyard.audit.views import compare_views, list_expectations
 from steelyard.chain.contract import Contract
 from steelyard.chain.deployment import Deployment
@@ -29,6 +30,7 @@ from steelyard.chain.rpc import BlockTag, ChainRpc
 from steelyard.errors import BadMessage, BadRequest, ChainError, ConfigError, NotProvable
 from steelyard.protocol.calls_blob import decode_calls
 from steelyard.protocol.cid import Cid
+from steelyard.protocol.quality_blob import QUALITY_KIND
 from steelyard.storage.blobs import BlobStore
 
 ATTEMPTS = 3
@@ -105,6 +107,8 @@ async def _audit_at(
         proofs.append(prove_lane(lane, shelf.index, offers, shelf.unread))
     facts, notes = await read_verdicts(rpc, deployment, blobs, books, block, progress)
     selections = check_selections(proofs, facts)
+    roots = [root for root in books.posted if root.kind == QUALITY_KIND]
+    quality = check_quality(roots, facts, await read_cases(rpc, books))
     return AuditReport(
         chain_id=deployment.chain_id,
         deployment=deployment.salt,
@@ -117,7 +121,15 @@ async def _audit_at(
         books=books,
         lanes=tuple(proofs),
         selections=tuple(selections),
-        findings=(*findings, *_lane_findings(proofs), *shelf.notes, *notes, *selection_findings(selections)),
+        quality=tuple(quality),
+        findings=(
+            *findings,
+            *_lane_findings(proofs),
+            *shelf.notes,
+            *notes,
+            *selection_findings(selections),
+            *quality_findings(quality),
+        ),
     )
 
 

@@ -16,14 +16,16 @@ from steelyard.audit.books import Books, PostedRoot
 from steelyard.audit.findings import Finding
 from steelyard.audit.history import Progress
 from steelyard.audit.selection import SelectionFacts
+from steelyard.chain.cases import CaseKind, Ruling
 from steelyard.chain.contract import Contract
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.records import Block
 from steelyard.chain.rpc import ChainRpc
-from steelyard.errors import BadTotal, NotProvable, PeerError
+from steelyard.errors import BadTotal, ChainError, NotProvable, PeerError
 from steelyard.protocol.cid import Cid
 from steelyard.protocol.verdicts_blob import VERDICTS_KIND, PublishedVerdict, VerdictsBlob, decode_verdicts
 from steelyard.storage.blobs import BlobStore
+from steelyard.verification.published import CaseSpan
 from steelyard.verification.standing import PostedVerdicts
 
 _VALIDATOR = 3
@@ -73,6 +75,23 @@ async def read_verdicts(
         now_s=block.timestamp_s,
     )
     return facts, notes
+
+
+async def read_cases(rpc: ChainRpc, books: Books) -> list[CaseSpan]:
+    """Return when cases of cheating were open, by the clock of the chain; raises ChainError."""
+    cheats = [case for case in books.cases.values() if case.kind == CaseKind.CHEAT]
+    times: dict[int, int] = {}
+    for number in sorted({number for case in cheats for number in (case.opened, case.closed) if number}):
+        block = await rpc.block(number)
+        if block is None:
+            raise ChainError(f"the endpoint lost block {number}", code="reorganised")
+        times[number] = block.timestamp_s
+    return [
+        CaseSpan(
+            (case.accused, case.topic), times[case.opened], times.get(case.closed), case.ruling == Ruling.CONVICTED
+        )
+        for case in cheats
+    ]
 
 
 async def _read(blobs: BlobStore, deployment: Deployment, root: PostedRoot) -> VerdictsBlob:

@@ -122,6 +122,9 @@ def _print_report(report: AuditReport) -> None:
     if report.selections:
         headings = ["validator", "epochs>", "to check>", "unchecked>", "unselected>", "probes>", "not provable>"]
         print_table(headings, _selection_rows(report.selections))
+    if report.quality:
+        right = sum(row.state == "right" for row in report.quality)
+        print_line(f"quality: {right} of {len(report.quality)} published roots are what everyone computes")
     for finding in report.findings:
         print_line(f"{finding.severity}: {finding.code}: {finding.message}")
         for cid in list_cids(finding):

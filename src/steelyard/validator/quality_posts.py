@@ -16,7 +16,8 @@ from steelyard.errors import NotProvable, Reverted
 from steelyard.protocol.quality_blob import QUALITY_KIND, encode_quality, quality_root
 from steelyard.protocol.signing import Domain
 from steelyard.storage.blobs import BlobStore
-from steelyard.validator.quality import NetworkQuality, quality_entries
+from steelyard.validator.quality import NetworkQuality
+from steelyard.verification.published import quality_entries
 
 _log = structlog.get_logger("steelyard.validator")
 

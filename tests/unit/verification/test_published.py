@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from steelyard.chain.cases import Ruling
 from steelyard.protocol.hashing import keccak
 from steelyard.protocol.messages import Outcome, Verdict
 from steelyard.protocol.verdicts_blob import PublishedVerdict
-from steelyard.validator.quality import CaseSpan, Draw, count_epoch, counts, quality_entries
+from steelyard.verification.published import CaseSpan, Draw, count_epoch, counts, quality_entries
 from steelyard.verification.quality import Epoch, Record
 from steelyard.verification.selection import Standing, check_rate_ppb, is_selected
 
@@ -72,9 +71,9 @@ def test_case_bars_from_its_opening_until_it_is_dismissed_or_for_ever() -> None:
     """Open: barred. Acquitted or lapsed: free again. Convicted: never again."""
     case = CaseSpan(PAIR, opened_s=10)
     assert [case.bars(at) for at in (9, 10, 11, 99)] == [False, False, True, True]
-    acquitted = CaseSpan(PAIR, 10, 20, Ruling.ACQUITTED)
+    acquitted = CaseSpan(PAIR, 10, 20)
     assert [acquitted.bars(at) for at in (15, 20, 21)] == [True, True, False]
-    assert CaseSpan(PAIR, 10, 20, Ruling.CONVICTED).bars(10**9)
+    assert CaseSpan(PAIR, 10, 20, is_upheld=True).bars(10**9)
 
 
 def test_entries_are_published_in_order_with_the_law_s_quality() -> None:
