@@ -129,7 +129,9 @@ class Listing:
         seller, how, weights = self._pick(well, prefix, now_s, luck, is_usual=wished is None and not tried)
         if wished is None and not tried:
             return self._taken(seller), self._tell(seller, how, well, weights, now_s)
-        return self._taken(seller), build_why(how, self._passed(seller, how, well, weights, tried, reasons, now_s))
+        return self._taken(seller), build_why(
+            how, self._passed(seller, how, well, weights, tried, reasons, now_s), len(tried)
+        )
 
     def misfits(self, wished: Preferences | None, quote: Quote, tried: Sequence[Seller] = ()) -> dict[bytes, str]:
         """Return why each seller may not serve a call by what its caller asks; who isn't named may."""

@@ -29,20 +29,22 @@ class _Kept(msgspec.Struct, array_like=True, gc=False):
     passed: list[tuple[bytes, str]]
     more: int = 0
     outcome: str = ""
+    number: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Kept).decode
 
 
-def build_why(how: str, passed: Sequence[tuple[bytes, str]]) -> bytes:
+def build_why(how: str, passed: Sequence[tuple[bytes, str]], number: int = 0) -> bytes:
     """Return what is kept of a choice.
 
     Args:
         how: `only_one_left`, `trial`, `warm` or `share`. passed: providers and why each of them was not asked.
+        number: how many were tried before; attempts of one millisecond are put in order by it.
     """
     named = [(provider, reason[:MAX_REASON]) for provider, reason in passed[:MAX_PASSED]]
-    return _encode(_Kept(how, named, len(passed) - len(named)))
+    return _encode(_Kept(how, named, len(passed) - len(named), number=number))
 
 
 def add_outcome(why: bytes | None, failure: Failure) -> bytes | None:
@@ -58,7 +60,7 @@ def show_why(attempts: Sequence[tuple[bytes, str, bytes | None]]) -> dict[str, A
     """Return the `why` of a call for JSON.
 
     Args:
-        attempts: provider, status and what was kept, of each order that was sent for the call, in their order.
+        attempts: provider, status and what was kept, of each order that was sent for the call.
 
     Returns:
         `asked`: each order's provider, how it was chosen (None: not kept), its status and what went wrong.
@@ -67,8 +69,8 @@ def show_why(attempts: Sequence[tuple[bytes, str, bytes | None]]) -> dict[str, A
     asked: list[dict[str, Any]] = []
     passed: dict[bytes, str] = {}
     more = 0
-    for provider, status, why in attempts:
-        kept = None if why is None else _read(why)
+    known = [(provider, status, None if why is None else _read(why)) for provider, status, why in attempts]
+    for provider, status, kept in sorted(known, key=lambda one: one[2].number if one[2] else 0):
         asked.append(
             {
                 "provider": format_hex(provider),
