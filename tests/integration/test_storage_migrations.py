@@ -42,7 +42,7 @@ async def make_first_schema(url: str, rows: dict[str, list[dict[str, Any]]]) -> 
 def first_call(number: int, batch_seq: int | None, leaf_index: int | None, **changed: Any) -> dict[str, Any]:
     """Return a row of schema 1's `calls`."""
     row = {**msgspec.structs.asdict(call_row(number, LANE)), **changed}
-    del row["after_seq"], row["why"]
+    del row["after_seq"], row["why"], row["charged_nano"]
     return {**row, "batch_seq": batch_seq, "leaf_index": leaf_index}
 
 

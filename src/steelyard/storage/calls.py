@@ -36,6 +36,7 @@ _FILL = Statement(
         receipt_hash=bindparam("to_receipt_hash"),
         receipt_bytes=bindparam("to_receipt_bytes"),
         cost_nano=bindparam("to_cost"),
+        charged_nano=bindparam("to_charged"),
         finished_ms=bindparam("to_finished"),
         after_seq=bindparam("to_after_seq"),
     ),
@@ -46,6 +47,7 @@ _FILL = Statement(
         "to_receipt_hash",
         "to_receipt_bytes",
         "to_cost",
+        "to_charged",
         "to_finished",
         "to_after_seq",
     ),
@@ -62,6 +64,8 @@ class CallRow(msgspec.Struct, frozen=True):
         order_bytes, receipt_bytes: msgpack of `Order` and `Receipt`. cost_nano: 0 without a receipt.
         status: `done`, `cut`, `failed`, or another word of the gateway's.
         after_seq: how many batches the lane had when the receipt came; its own batch is a later one.
+        charged_nano: what the key paid with this order, of the order itself or others of the call; None on rows from
+            before it was kept: then it is the cost.
         why: how the provider was chosen and who was passed over, as the gateway packs it; None if it isn't known.
     """
 
@@ -82,6 +86,7 @@ class CallRow(msgspec.Struct, frozen=True):
     finished_ms: int
     after_seq: int = 0
     why: bytes | None = None
+    charged_nano: int | None = None
 
 
 def insert_call(row: CallRow) -> Operation:
@@ -91,19 +96,20 @@ def insert_call(row: CallRow) -> Operation:
         BadRequest: its cost is more than the database can hold.
     """
     checked_nano(row.cost_nano, "cost_nano")
+    checked_nano(row.charged_nano or 0, "charged_nano")
     return Operation(((_INSERT, msgspec.structs.astuple(row)),))
 
 
 def fill_call(row: CallRow) -> Operation:
     """Return the write of a receipt that came after its call's row was given up as lost.
 
-    Its status, receipt, cost, finish and `after_seq` are set; it fails if there is no row, or one that has a receipt.
+    Its status, receipt, cost, charge, finish and `after_seq` are set; it fails without a row, or on one with a receipt.
 
     Raises:
         BadRequest: its cost is more than the database can hold.
     """
     cost = checked_nano(row.cost_nano, "cost_nano")
-    receipt = (row.receipt_hash, row.receipt_bytes, cost, row.finished_ms, row.after_seq)
+    receipt = (row.receipt_hash, row.receipt_bytes, cost, row.charged_nano, row.finished_ms, row.after_seq)
     return Operation(((_FILL, (row.call_id, row.order_hash, row.status, *receipt)),))
 
 
@@ -139,14 +145,13 @@ async def known_orders(database: Database, orders: Sequence[tuple[bytes, bytes]]
 
 
 async def spent_in_run(database: Database, run_id: bytes, *, key_id: str | None = None, since_ms: int = 0) -> int:
-    """Return what the calls of one run cost in nano, of one key or of all: what a crashed slice is reconciled to.
+    """Return what the calls of one run cost in nano, or what one key paid for its own: what a slice is reconciled to.
 
     Args:
         since_ms: when the run began, so that older rows need not be looked at.
     """
-    query = select(func.coalesce(func.sum(calls.c.cost_nano), 0)).where(
-        calls.c.run_id == run_id, calls.c.created_ms >= since_ms
-    )
+    amount = calls.c.cost_nano if key_id is None else func.coalesce(calls.c.charged_nano, calls.c.cost_nano)
+    query = select(func.coalesce(func.sum(amount), 0)).where(calls.c.run_id == run_id, calls.c.created_ms >= since_ms)
     if key_id is not None:
         query = query.where(calls.c.key_id == key_id)
     async with database.read() as connection:

@@ -50,7 +50,7 @@ calls = _table(
     "calls",
     """order_hash blob, call_id blob, key_id text, run_id blob, provider blob, service_id blob, lane_key blob,
     order_bytes blob, salt blob, status text, receipt_hash blob, receipt_bytes blob, cost_nano int, created_ms int,
-    finished_ms int, after_seq int, why blob""",
+    finished_ms int, after_seq int, why blob, charged_nano int""",
 )
 idempotency = _table(
     "idempotency",

@@ -20,6 +20,7 @@ from steelyard.storage.migrations import (
     m0005_waiting,
     m0006_why,
     m0007_lies,
+    m0008_charged,
 )
 
 
@@ -45,4 +46,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(5, "waiting", m0005_waiting.STATEMENTS),
     Migration(6, "why", m0006_why.STATEMENTS),
     Migration(7, "lies", m0007_lies.STATEMENTS),
+    Migration(8, "charged", m0008_charged.STATEMENTS),
 )
