@@ -83,13 +83,14 @@ class Gateway:
     is_stopping: bool = False
 
     async def beat(self) -> None:
-        """Twenty times a second: who hung up, and which vouchers are due."""
+        """Twenty times a second: who hung up, whose provider is silent, and which vouchers are due."""
         self.hangups.sweep()
         await self.payer.sign_due()
 
     async def slow_beat(self) -> None:
         """Once a second: what expired, and what came back after a crash."""
         self.settlement.expire()
+        self.settlement.wake_due()
         self.settlement.store.expire(self.settlement.clock())
         self.sessions.expire()
         await self.recovery.run_due()
@@ -259,6 +260,7 @@ async def assemble(
         watch.sight,
         why_unready=why_unready,
         clock=clock,
+        clock_ms=unix_ms,
     )
     sessions = CheckSessions(key, deployment.domain, chain.fetch_is_validator, clock=clock, clock_ms=unix_ms)
     consents = Consents(key, deployment.domain, is_consenting=settings.consents_to_demands)

@@ -11,19 +11,24 @@ the link is lost     the highest cost stays reserved until receipt or deadline  
 1. Everything happens in the link's callbacks, on the event loop, without waiting: settlement is queued before the
    answer's last byte can leave.
 2. A waiter may leave (a client that hung up): the money is settled all the same.
+3. An answer may take several legs (legs.py). Of a leg that was replaced, or was not needed after all, nothing more is
+   shown and nothing more charged; its provider is paid as any other.
 
 Law: docs/spec/gateway.md, section 4; docs/spec/money.md, sections 2 and 6.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from steelyard.errors import BadMessage, PeerError
+from steelyard.gateway.legs import Carry, Leg, Units
 from steelyard.gateway.receipt_check import check_receipt, check_times, is_cut, raise_if_unasked_cut
 from steelyard.link.port import CallRequest, Failure, Piece
 from steelyard.protocol.messages import Receipt
+from steelyard.protocol.pricing import call_cost
 
 if TYPE_CHECKING:
     from steelyard.gateway.answers import Shape
@@ -42,7 +47,12 @@ class Attempt:
         settlement: where the money goes. job: whose call it is; `max_cost` is reserved on its key's budget, as on the
             escrow's. seller: who is asked. request, order_hash: for what.
         shape: how the answer is written. started_s: monotonic. started_ms: Unix milliseconds.
+        leg: which part of the answer it is, None for all of it. key_nano: reserved on the key's budget, None for all
+            of `max_cost`.
 
+    `key_nano` is what is reserved on the key's budget still, `paid_nano` what the key was charged. `is_replaced`: the
+    answer goes on elsewhere, and the key pays there for what this leg gave. `is_unwanted`: nothing of it is needed.
+    `wake_at_s`: when a waiter is woken at the latest, monotonic.
     `waiter` is called at the next thing to do, once it is set. `first_s`: when a stream's first piece came. `ended_s`:
     when its receipt came. `why`: how this seller was chosen (why.py).
     """
@@ -53,15 +63,22 @@ class Attempt:
         "failure",
         "first_s",
         "is_cancelled",
+        "is_key_ended",
+        "is_replaced",
         "is_shown",
         "is_stream",
+        "is_unwanted",
         "job",
+        "key_nano",
+        "leg",
         "order_hash",
         "out",
+        "paid_nano",
         "pieces",
         "receipt",
         "receipt_hash",
         "receipt_hex",
+        "repeating",
         "request",
         "seller",
         "settlement",
@@ -69,7 +86,10 @@ class Attempt:
         "stamp",
         "started_ms",
         "started_s",
+        "trails",
+        "units",
         "waiter",
+        "wake_at_s",
         "why",
     )
 
@@ -84,6 +104,8 @@ class Attempt:
         *,
         started_s: float,
         started_ms: int,
+        leg: Leg | None = None,
+        key_nano: int | None = None,
     ) -> None:
         self.settlement = settlement
         self.job = job
@@ -94,7 +116,13 @@ class Attempt:
         self.is_stream = job.request.stream
         self.started_s = started_s
         self.started_ms = started_ms
+        self.leg = leg
+        self.key_nano = request.order.max_cost if key_nano is None else key_nano
+        self.paid_nano = 0
+        self.repeating = b"" if leg is None else leg.repeats
         self.contents: list[bytes] = []
+        self.trails: list[bytes] = []
+        self.units: Units = (0, 0)
         self.out: list[bytes] = []
         self.pieces = 0
         self.first_s: float | None = None
@@ -105,6 +133,10 @@ class Attempt:
         self.failure: Failure | None = None
         self.is_cancelled = False
         self.is_shown = False
+        self.is_key_ended = False
+        self.is_replaced = False
+        self.is_unwanted = False
+        self.wake_at_s = math.inf
         self.stamp = b""
         self.waiter: Callable[[], None] | None = None
         self.why = job.why
@@ -118,8 +150,9 @@ class Attempt:
             self.pieces += 1
             if not self.is_cancelled:
                 try:
-                    self.out.append(self.shape.chunk(piece))
+                    self._show(piece)
                 except Exception as error:
+                    self.contents.pop()
                     self._end_with(_failure_of("bad_piece", error))
                     raise
         else:
@@ -127,18 +160,38 @@ class Attempt:
         if self.is_stream and self.waiter is not None:
             self._wake()
 
+    def _show(self, piece: Piece) -> None:
+        if self.repeating:
+            shown = _without(piece, self.repeating)
+            if shown is None:
+                self.is_unwanted = True
+                self.cancel()
+                return
+            self.repeating = self.repeating[len(piece.content) :]
+            if self.repeating or not (shown.content or shown.detail):
+                shown = None
+        else:
+            shown = piece
+        if shown is not None:
+            self.out.append(self.shape.chunk(shown))
+        self.units = (self.units[0] + piece.units_in, self.units[1] + piece.units_out)
+        self.trails.append(piece.trail)
+
     def on_done(self, receipt: Receipt) -> None:
         """Settle, if the receipt is good; raises PeerError if it isn't, and the link is dropped for it."""
         content = self.contents[0] if len(self.contents) == 1 else b"".join(self.contents)
         try:
-            quote = self.job.quote
+            quote = self.job.quote if self.leg is None else self.leg.quote
             units = (quote.max_units_in, quote.max_units_out)
             check_receipt(self.request.order, self.order_hash, units, receipt, self.request.salt, content)
             check_times(receipt, self.started_ms, self.settlement.clock_ms())
             raise_if_unasked_cut(receipt, self.is_cancelled)
             self.receipt_hash = receipt.struct_hash()
             self.receipt_hex = self.receipt_hash.hex().encode()
-            self.stamp = self.seller.stamp % (self.job.call_hex, self.receipt_hex, receipt.cost)
+            if self.leg is None:
+                self.stamp = self.seller.stamp % (self.job.call_hex, self.receipt_hex, receipt.cost)
+            elif self.repeating:
+                self.is_unwanted = True  # it is another answer, and a shorter one
             if not self.is_stream:
                 self._write_whole(content, receipt)
         except Exception as error:
@@ -170,6 +223,46 @@ class Attempt:
             self.seller.link.cancel_call(self.request.order.call_id)
         self._wake()
 
+    def drop(self) -> None:
+        """Stop the provider: the answer comes from another one."""
+        self.is_unwanted = True
+        self.out.clear()
+        self.cancel()
+
+    def take_over(self) -> None:
+        """Leave what is reserved on the key for this leg, and what the key owes for it, to the leg that comes next."""
+        self.key_nano = 0
+        self.is_replaced = True
+        if not self.is_over:
+            self.cancel()
+        elif self.failure is not None and self.order_hash in self.settlement.lost:
+            self.settlement.note_replaced(self)
+
+    @property
+    def given(self) -> Units:
+        """The units that it gave: those of its receipt, or those of what arrived, within its quote."""
+        if self.receipt is not None:
+            return self.receipt.units_in, self.receipt.units_out
+        return (self.leg or Leg(self.job.quote)).bound(self.units)
+
+    def carry(self) -> Carry:
+        """Return what the client has of the answer once this leg is given up, or over."""
+        leg = self.leg or Leg(self.job.quote)
+        owed = 0
+        if self.is_shown and self.receipt is None:
+            order = self.request.order
+            owed = call_cost(*leg.added(self.given), order.price_in, order.price_out)
+        if not self.is_key_ended:
+            owed += leg.owed_nano
+        shown = (b"".join(self.contents), b"".join(self.trails)) if self.is_shown else None
+        return self.job.carry.after(leg, shown, self.given, self.paid_nano, owed)
+
+    def charge(self, receipt: Receipt) -> int:
+        """Return what the key pays for a receipt of this leg, in nano."""
+        if self.leg is None:
+            return receipt.cost
+        return self.leg.charge((receipt.units_in, receipt.units_out), self.request.order)
+
     @property
     def is_over(self) -> bool:
         """Whether the receipt or the failure is here."""
@@ -177,7 +270,9 @@ class Attempt:
 
     @property
     def shortfall(self) -> Failure | None:
-        """What is wrong with an answer whose receipt says that it was cut, or None."""
+        """What is wrong with an answer whose receipt says that it was cut, or that isn't what was wanted, or None."""
+        if self.is_unwanted:
+            return Failure("another_answer", "it does not begin with what was sent already", is_retryable=False)
         if self.receipt is None or not is_cut(self.receipt):
             return None
         return Failure("engine_error", "its engine stopped before the end of the answer")
@@ -206,6 +301,16 @@ class Attempt:
     def _wake(self) -> None:
         if self.waiter is not None:
             self.waiter()
+
+
+def _without(piece: Piece, repeating: bytes) -> Piece | None:
+    """A piece without what it repeats; None if it doesn't, or can't be divided."""
+    content = piece.content
+    if len(content) <= len(repeating):
+        return Piece(b"", 0, 0) if repeating.startswith(content) else None
+    if piece.detail or not content.startswith(repeating):
+        return None
+    return Piece(content[len(repeating) :], 0, 0)
 
 
 def _failure_of(code: str, error: Exception) -> Failure:

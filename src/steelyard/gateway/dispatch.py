@@ -21,6 +21,7 @@ from steelyard.gateway.call_marks import call_nonce, mark_call
 from steelyard.gateway.catalogue import Listing, Seller
 from steelyard.gateway.choice import refuse_all
 from steelyard.gateway.job import Job
+from steelyard.gateway.legs import Leg
 from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import Settlement
@@ -98,11 +99,11 @@ class Dispatcher:
 
         For a job that was built just now: its own time is taken for the present.
         """
-        seller = self._choose(job, job.started_s)
+        seller = self.choose(job, job.started_s)
         if seller is None:
             return None
         max_cost = self._max_cost(job, seller)
-        if max_cost <= seller.largest_nano and self._reserve_now(job, max_cost):
+        if max_cost <= seller.largest_nano and self.reserve_now(job, max_cost, max_cost):
             return self._send(job, seller, max_cost, job.started_s)
         seller.record.is_trying = False
         return None
@@ -117,23 +118,23 @@ class Dispatcher:
         """
         clock = self._settlement.clock
         for _ in range(2 + 2 * len(job.listing.sellers)):
-            seller = self._choose(job, clock())
+            seller = self.choose(job, clock())
             if seller is None:
-                raise self._nobody(job)
+                raise self.nobody(job)
             max_cost = self._max_cost(job, seller)
             if max_cost > seller.largest_nano:
                 seller.record.is_trying = False
                 job.tried.append(seller)
                 continue
-            if self._reserve_now(job, max_cost):
+            if self.reserve_now(job, max_cost, max_cost):
                 return self._send(job, seller, max_cost, clock())
             # Leasing takes a moment, in which providers come and go: choose again with the money in hand.
             seller.record.is_trying = False
-            refusal = await self._reserve(job, max_cost)
+            refusal = await self.reserve(job, max_cost, max_cost)
             if refusal is None:
                 if seller.link.is_up and not seller.why_not(clock()):
                     return self._send(job, seller, max_cost, clock())
-                self._release(job, max_cost)
+                self.release(job, max_cost, max_cost)
                 continue
             unfit = job.listing.misfits(job.preferences, job.quote, [*job.tried, seller])
             cheaper = [
@@ -148,9 +149,10 @@ class Dispatcher:
             if not cheaper:
                 raise refusal
             job.tried.append(seller)
-        raise self._nobody(job)
+        raise self.nobody(job)
 
-    def _choose(self, job: Job, now_s: float) -> Seller | None:
+    def choose(self, job: Job, now_s: float) -> Seller | None:
+        """Return who should have a job's next order, or None: nobody is well that wasn't asked."""
         luck = job.salt[0] / 256 + job.salt[1] / 65_536
         chosen = job.listing.choose(job.tried, job.request.prefix, now_s, luck, job.preferences, job.quote)
         if chosen is None:
@@ -162,31 +164,50 @@ class Dispatcher:
         quote, offer = job.quote, seller.offer
         return call_cost(quote.max_units_in, quote.max_units_out, offer.price_in, offer.price_out)
 
-    def _reserve_now(self, job: Job, nano: int) -> bool:
-        if not job.meter.try_reserve(nano):
+    def reserve_now(self, job: Job, key_nano: int, escrow_nano: int) -> bool:
+        """Reserve on the key's budget and on the escrow's at once, both or neither."""
+        if not job.meter.try_reserve(key_nano):
             return False
-        if self._settlement.escrow.try_reserve(nano):
+        if self._settlement.escrow.try_reserve(escrow_nano):
             return True
-        job.meter.release(nano)
+        job.meter.release(key_nano)
         return False
 
-    def _release(self, job: Job, nano: int) -> None:
-        job.meter.release(nano)
-        self._settlement.escrow.release(nano)
+    def release(self, job: Job, key_nano: int, escrow_nano: int) -> None:
+        """Give back what was reserved for nothing."""
+        job.meter.release(key_nano)
+        self._settlement.escrow.release(escrow_nano)
 
-    async def _reserve(self, job: Job, nano: int) -> PaymentRequired | None:
-        if not await job.meter.reserve(nano):
-            return await self._over_budget(job, nano)
+    async def reserve(self, job: Job, key_nano: int, escrow_nano: int) -> PaymentRequired | None:
+        """Reserve on both budgets, leasing more if need be; return the refusal if one can't bear it, nothing is
+        reserved then.
+        """
+        if not await job.meter.reserve(key_nano):
+            return await self._over_budget(job, key_nano)
         try:
-            if await self._settlement.escrow.reserve(nano):
+            if await self._settlement.escrow.reserve(escrow_nano):
                 return None
         except BaseException:
-            job.meter.release(nano)
+            job.meter.release(key_nano)
             raise
-        job.meter.release(nano)
-        return await self._over_escrow(nano)
+        job.meter.release(key_nano)
+        return await self._over_escrow(escrow_nano)
 
-    def _send(self, job: Job, seller: Seller, max_cost: int, now_s: float) -> Attempt:
+    def send_leg(self, job: Job, seller: Seller, leg: Leg, before: Attempt) -> Attempt:
+        """Send the order of a further leg of an answer, within the time of the one before; the money is reserved."""
+        quote, offer = leg.quote, seller.offer
+        max_cost = call_cost(quote.max_units_in, quote.max_units_out, offer.price_in, offer.price_out)
+        return self._send(job, seller, max_cost, self._settlement.clock(), leg, before)
+
+    def _send(
+        self,
+        job: Job,
+        seller: Seller,
+        max_cost: int,
+        now_s: float,
+        leg: Leg | None = None,
+        before: Attempt | None = None,
+    ) -> Attempt:
         settlement, offer, lane = self._settlement, seller.offer, seller.lane.state.lane
         now_ms = settlement.clock_ms()
         order = Order(
@@ -196,13 +217,13 @@ class Dispatcher:
             offer.service_id,
             lane.lane_id,
             keccak(job.salt + job.body),
-            ZERO32,
+            ZERO32 if leg is None or not leg.prefix else keccak(job.salt + leg.prefix),
             job.seed,
             offer.grade,
             offer.price_in,
             offer.price_out,
             max_cost,
-            now_ms + int(self._settings.deadline_s * 1000),
+            now_ms + int(self._settings.deadline_s * 1000) if before is None else before.request.order.deadline_ms,
         )
         order_hash = order.struct_hash()
         request = job.request
@@ -210,11 +231,17 @@ class Dispatcher:
             settlement,
             job,
             seller,
-            CallRequest(order, self._tag(order_hash), job.salt, request.api, job.body),
+            CallRequest(
+                order, self._tag(order_hash), job.salt, request.api, job.body, b"" if leg is None else leg.prefix
+            ),
             order_hash,
-            open_shape(request, job.call_hex, job.listing.model_json, now_ms // 1000),
+            open_shape(request, job.call_hex, job.listing.model_json, now_ms // 1000)
+            if before is None
+            else before.shape,
             started_s=now_s,
             started_ms=now_ms,
+            leg=leg,
+            key_nano=None if leg is None else leg.charge((leg.quote.max_units_in, leg.quote.max_units_out), order),
         )
         job.tried.append(seller)
         settlement.open(attempt)
@@ -234,7 +261,8 @@ class Dispatcher:
             )
         return None
 
-    def _nobody(self, job: Job) -> Refusal:
+    def nobody(self, job: Job) -> Refusal:
+        """Return the refusal of a job that nobody can take now, with the reason per provider."""
         now_s = self._settlement.clock()
         unfit = job.listing.misfits(job.preferences, job.quote, job.tried)
         sellers = [seller for seller in job.listing.sellers if seller.link.provider not in unfit]

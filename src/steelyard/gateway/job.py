@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steelyard.gateway.access import Account
+from steelyard.gateway.legs import NOTHING, Carry
 from steelyard.services.port import Quote, Request
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Job:
         tried, failures: who was asked, and why each of them gave no answer.
         preferences: what the caller asks of its providers, for every attempt; None: nothing.
         why: how the last one was chosen, and who was passed over (why.py).
+        carry: what the client has of the answer from legs that are over (legs.py). rescues: for each leg that was
+            replaced its provider in hex, and why. must_repeat: no provider could go on from what there is.
     """
 
     account: Account
@@ -43,3 +46,6 @@ class Job:
     failures: list[tuple[bytes, str]] = field(default_factory=list)
     preferences: Preferences | None = None
     why: bytes | None = None
+    carry: Carry = NOTHING
+    rescues: tuple[tuple[str, str], ...] = ()
+    must_repeat: bool = False

@@ -46,6 +46,7 @@ class Metrics:
         self.units: Counter[tuple[str, str]] = Counter()
         self.cost_nano: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
+        self.rescues: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self.vouchers = 0
         self.batches = 0
@@ -89,6 +90,7 @@ class Metrics:
         yield counter("cost_nano", "Cost of receipts accepted, in nano.", ["service"], _one(self.cost_nano))
         yield counter("retries", "Calls tried again elsewhere, by why.", ["code"], _one(self.retries))
         yield counter("peer_events", "Peers refused, by code.", ["code"], _one(self.events))
+        yield counter("rescues", "Streams that went on at another provider, by why.", ["code"], _one(self.rescues))
         yield counter("vouchers", "Vouchers signed.", [], {(): float(self.vouchers)})
         yield counter("batches", "Signed batches accepted.", [], {(): float(self.batches)})
         for name, text, timing in (

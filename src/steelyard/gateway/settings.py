@@ -23,6 +23,9 @@ class GatewaySettings:
         public_url: what `/v1/network` names as base URL; empty: from host and port. link_url: what nodes dial.
         max_body_bytes: the largest request body. max_calls: calls at once; more are refused with 503.
         deadline_s: how long a provider may work on one call. max_attempts: providers tried before the first byte.
+        first_byte_s: after how long without the first piece of a stream another provider is asked as well; 0: never.
+        stall_s: after how long without a further piece a stream goes on at another provider; 0: never.
+        rescue_wait_s: how long a stream that lost its provider waits for one that is only busy.
         grace_s: how long after its deadline a lost call's receipt is still awaited before its reservation is freed.
         voucher_count, voucher_nano, voucher_age_s: a voucher is signed at so many calls, so much value, or so old.
         reserve_nano: what the gateway keeps back of its escrow deposit.
@@ -32,6 +35,10 @@ class GatewaySettings:
             kept in memory for validators; 0 bytes keep none.
         consents_to_demands: whether validators may demand evidence on chain, where it is public, that a provider did
             not serve here.
+        relay_batch_items: JSON-RPC requests in one body. relay_subscriptions, relay_messages_per_minute: of one socket.
+        relay_cache_bytes, relay_cache_s: how much of answers that stay true is kept in memory, and how long; 0 bytes
+            keep none.
+        is_proving: prove lies of providers on chain as they are found; they are kept in any case.
         admin_key_ids: keys that may read every call.
         drain_s: how long a stop waits for calls in flight.
         serves_cors: whether browsers on other origins may call.
@@ -47,6 +54,9 @@ class GatewaySettings:
     max_body_bytes: int = 2 << 20
     max_calls: int = 4096
     deadline_s: float = 300.0
+    first_byte_s: float = 20.0
+    stall_s: float = 15.0
+    rescue_wait_s: float = 2.0
     grace_s: float = 30.0
     max_attempts: int = 3
     voucher_count: int = 64
@@ -60,6 +70,12 @@ class GatewaySettings:
     checks_keep_s: float = 900.0
     checks_keep_bytes: int = 64 << 20
     consents_to_demands: bool = True
+    relay_batch_items: int = 1_000
+    relay_subscriptions: int = 64
+    relay_messages_per_minute: int = 6_000
+    relay_cache_bytes: int = 64 << 20
+    relay_cache_s: float = 600.0
+    is_proving: bool = True
     admin_key_ids: frozenset[str] = frozenset()
     drain_s: float = 10.0
     serves_cors: bool = True
@@ -77,11 +93,23 @@ class GatewaySettings:
             "max_attempts",
             "voucher_count",
             "watch_s",
+            "relay_batch_items",
+            "relay_messages_per_minute",
             "drain_s",
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"gateway {name} is {getattr(self, name)}: it must be above zero")
-        if self.checks_keep_s < 0 or self.checks_keep_bytes < 0:
-            raise ConfigError("gateway checks_keep_s and checks_keep_bytes must not be negative")
+        for name in (
+            "first_byte_s",
+            "stall_s",
+            "rescue_wait_s",
+            "checks_keep_s",
+            "checks_keep_bytes",
+            "relay_subscriptions",
+            "relay_cache_bytes",
+            "relay_cache_s",
+        ):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"gateway {name} is {getattr(self, name)}: it must not be negative")
         if not 0 < self.key_check_s <= 1:
             raise ConfigError(f"gateway key_check_s is {self.key_check_s}: a revoked key must be refused within 1 s")

@@ -258,7 +258,7 @@ class Settlement:
         return None
 
     def _end_key(self, attempt: Attempt, receipt: Receipt | None) -> None:
-        """End what is reserved on the key for an attempt: charge a receipt, and what the key owed for legs before it."""
+        """End what is reserved on the key for an attempt: charge its receipt, and what is owed for legs before it."""
         if attempt.is_replaced:
             return
         if receipt is not None:
@@ -267,6 +267,7 @@ class Settlement:
             attempt.paid_nano = attempt.leg.owed_nano
         attempt.job.meter.settle(attempt.key_nano, attempt.paid_nano)
         attempt.key_nano = 0
+        attempt.is_key_ended = True
 
     def _add_row(
         self,

@@ -1,7 +1,8 @@
 """The hot routes: a request for work, from its bytes to its answer's.
 
 1. Refusals come in this order: key, rate, size, JSON, model, the kind's own checks, budget, escrow, providers.
-2. Before the first byte is sent, a provider that fails is replaced; after it, the stream ends in an in-band error.
+2. A provider that fails is replaced, in the middle of a stream too (rescue.py); if nobody can take over, the stream
+   ends in an in-band error.
 3. A client that hangs up stops the provider; what was sent by then is settled and paid.
 4. No prompt, answer or key is logged.
 
@@ -10,12 +11,13 @@ Law: docs/spec/gateway.md, sections 1 and 2.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
+
+from msgspec.structs import replace
 
 from steelyard.errors import BadRequest, NotFound, SteelyardError, Unavailable
 from steelyard.gateway.access import Access, Account
-from steelyard.gateway.answers import APIS
+from steelyard.gateway.answers import APIS, encode_json
 from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.catalogue import Catalogue, Listing, Seller
 from steelyard.gateway.dispatch import Dispatcher
@@ -26,12 +28,9 @@ from steelyard.gateway.preferences import read_preferences
 from steelyard.gateway.replays import Recording, Replays
 from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive, Reply, Send, send_reply
 from steelyard.gateway.request_bodies import ClientGone, read_body, read_head
+from steelyard.gateway.rescue import STALLED, Rescuer
 from steelyard.gateway.settings import GatewaySettings
-from steelyard.gateway.settlement import LANE_LOST
 from steelyard.link.port import Failure
-from steelyard.protocol.messages import FinishReason
-
-_CUT_FROM = int(FinishReason.CANCELLED)
 
 
 class Work:
@@ -39,7 +38,7 @@ class Work:
 
     Args:
         renew_lane: opens a new lane with a provider that lost the last one's history.
-        why_full: why no call is taken now, or an empty string. clock: monotonic seconds.
+        why_full: why no call is taken now, or an empty string. clock: monotonic seconds. clock_ms: Unix milliseconds.
     """
 
     def __init__(
@@ -55,6 +54,7 @@ class Work:
         renew_lane: Callable[[Seller], Awaitable[None]],
         why_full: Callable[[], str],
         clock: Callable[[], float],
+        clock_ms: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._access = access
@@ -63,7 +63,7 @@ class Work:
         self._replays = replays
         self._hangups = hangups
         self._metrics = metrics
-        self._renew_lane = renew_lane
+        self._rescuer = Rescuer(settings, dispatcher, metrics, renew_lane=renew_lane, clock=clock, clock_ms=clock_ms)
         self._why_full = why_full
         self._clock = clock
 
@@ -182,47 +182,10 @@ class Work:
 
         For the other fronts: whoever calls writes the answer. Raises a Refusal, or ClientGone once `patient` is gone.
         """
-        attempt = await self._first(job, patient, begun)
+        attempt = await self._rescuer.first(job, patient, begun)
         if not attempt.is_stream and attempt.receipt is None:
             raise cut_error(attempt)
         return attempt
-
-    async def _first(self, job: Job, patient: Patient, begun: Attempt | None = None) -> Attempt:
-        """The first attempt that has something to show or is done; failed ones are replaced."""
-        while True:
-            attempt = begun or await self._dispatcher.place(job)
-            begun = None
-            patient.on_gone = attempt.cancel
-            if patient.is_gone:
-                attempt.cancel()
-                raise ClientGone
-            while not attempt.is_over and not (attempt.is_stream and attempt.out):
-                await self._wait(attempt)
-            failure = attempt.failure or attempt.shortfall
-            if failure is None:
-                return attempt
-            if failure.code == LANE_LOST:
-                await self._renew_lane(attempt.seller)
-            refusal = self._dispatcher.refuse_failure(job, attempt.seller, failure)
-            if refusal is not None:
-                raise refusal
-            if len(job.failures) >= self._settings.max_attempts:
-                told = "; ".join(f"0x{provider.hex()}: {why}" for provider, why in job.failures)
-                raise Unavailable(
-                    f"{len(job.failures)} providers of {job.listing.name!r} failed ({told}): try again in a while",
-                    code="providers_failed",
-                    retry_after_s=2.0,
-                )
-            self._metrics.retries[failure.code] += 1
-
-    async def _wait(self, attempt: Attempt) -> None:
-        try:
-            await attempt.wait()
-        except asyncio.CancelledError:
-            attempt.cancel()
-            raise
-        if attempt.is_cancelled:
-            raise ClientGone
 
     async def _whole(
         self,
@@ -233,7 +196,7 @@ class Work:
         recording: Recording | None,
         begun: Attempt | None,
     ) -> int:
-        attempt = await self._first(job, patient, begun)
+        attempt = await self._rescuer.first(job, patient, begun)
         receipt = attempt.receipt
         if receipt is None:
             raise cut_error(attempt)
@@ -256,41 +219,66 @@ class Work:
     async def _stream(
         self, job: Job, patient: Patient, send: Send, extra: tuple[Header, ...], recording: Recording | None
     ) -> int:
-        attempt = await self._first(job, patient)
-        attempt.is_shown = True
+        rescuer, settings = self._rescuer, self._settings
+        attempt = await rescuer.first(job, patient)
         self._metrics.first_piece.observe((attempt.first_s or self._clock()) - job.started_s)
         headers = [*SSE_HEADERS, *attempt.seller.headers, (b"x-steelyard-call", b"call_" + job.call_hex)]
         await send({"type": "http.response.start", "status": 200, "headers": [*headers, *extra]})
+        attempt.is_shown = True
         sent: list[bytes] = []
         while True:
+            failure = attempt.failure or attempt.shortfall
+            if failure is not None and not attempt.is_shown:
+                attempt.out.clear()  # whoever takes over makes it again
             out, attempt.out = attempt.out, []
             pieces, attempt.pieces = attempt.pieces, 0
-            is_last = attempt.is_over
+            is_last = failure is None and attempt.is_over
+            if out or is_last:
+                attempt.is_shown = True
+            elif failure is not None:
+                if attempt.is_cancelled and not attempt.is_unwanted:
+                    raise ClientGone
+                follower = await rescuer.replace(job, attempt, failure, patient)
+                if follower is not None:
+                    attempt = follower
+                    continue
+                error = cut_error(attempt)
+                self._metrics.errors[error.code] += 1
+                await send({"type": "http.response.body", "body": attempt.shape.cut(error), "more_body": False})
+                return 200
             if is_last:
-                out.append(self._last_events(attempt))
+                out.append(_last_events(attempt))
             data = b"".join(out)
             if recording is not None:
                 sent.append(data)
-                if is_last and attempt.receipt is not None and attempt.receipt.finish_reason < _CUT_FROM:
+                if is_last:
                     await recording.keep(Reply(200, b"".join(sent), tuple(headers)))
-            if data or is_last:
+            if data:
                 await send({"type": "http.response.body", "body": data, "more_body": not is_last})
             if is_last:
                 return 200
             if pieces:
                 attempt.seller.link.grant_pieces(job.call_id, pieces)
-            if attempt.is_cancelled:
+            if attempt.is_cancelled and not attempt.is_unwanted:
                 raise ClientGone
-            if not attempt.out and not attempt.is_over:
-                await self._wait(attempt)
+            if not attempt.out and not attempt.is_over and not attempt.is_unwanted:
+                patience_s = settings.first_byte_s if attempt.first_s is None else settings.stall_s
+                if await rescuer.wait(attempt, patience_s):
+                    attempt = await rescuer.replace(job, attempt, STALLED, patient) or attempt
 
-    def _last_events(self, attempt: Attempt) -> bytes:
-        receipt = attempt.receipt
-        if receipt is not None and receipt.finish_reason < _CUT_FROM:
-            return attempt.shape.end(receipt, attempt.stamp)
-        error = cut_error(attempt)
-        self._metrics.errors[error.code] += 1
-        return attempt.shape.cut(error)
+
+def _last_events(attempt: Attempt) -> bytes:
+    """The end of a stream; of one that took several legs, with what the whole answer came to."""
+    job, receipt = attempt.job, attempt.receipt
+    if receipt is None:
+        raise cut_error(attempt)
+    if attempt.leg is None:
+        return attempt.shape.end(receipt, attempt.stamp)
+    whole = attempt.carry()
+    stamp = attempt.seller.stamp % (job.call_hex, attempt.receipt_hex, whole.nano)
+    rescues = encode_json([{"provider": provider, "reason": reason} for provider, reason in job.rescues])
+    stamp = b'%s,"rescues":%s}' % (stamp.removesuffix(b"}"), rescues)
+    return attempt.shape.end(replace(receipt, units_in=whole.units[0], units_out=whole.units[1]), stamp)
 
 
 def cut_error(attempt: Attempt) -> SteelyardError:
@@ -298,7 +286,7 @@ def cut_error(attempt: Attempt) -> SteelyardError:
     failure = attempt.failure or attempt.shortfall or Failure("engine_error", "its answer ended early")
     return Unavailable(
         f"provider {attempt.seller.provider_hex} was lost before the end of the answer ({failure.code}: "
-        f"{failure.message[:200]}): what came before is not the whole answer, send the request again",
+        f"{failure.message[:200]}), and nobody could go on: what came before is not the whole answer, send it again",
         code="provider_lost",
         retry_after_s=1.0,
     )
