@@ -26,6 +26,7 @@ from tests.gateway_node import ScriptedNode
 
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import LaneTotals
+from steelyard.chain.fault_desk import LieCourt
 from steelyard.errors import ChainUnreachable
 from steelyard.gateway.assembly import Gateway
 from steelyard.gateway.chain_view import CourtRecord, EscrowState, LanePaid, OfferTerms, Position, ServiceTerms
@@ -159,6 +160,7 @@ class World:
     key: ApiKey | None = None
     secret: str = ""
     own_database: Database | None = None
+    court: LieCourt | None = None
     gateway_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -281,6 +283,7 @@ class World:
                     chain=self.chain,
                     bind_service=build_service,
                     link_limits=LIMITS,
+                    court=self.court,
                 )
             )
         )
@@ -304,14 +307,20 @@ async def until(is_true: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 @asynccontextmanager
 async def open_world(
-    folder: Path, *, nodes: int = 1, limit_nano: int | None = None, database: Database | None = None, **settings: Any
+    folder: Path,
+    *,
+    nodes: int = 1,
+    limit_nano: int | None = None,
+    database: Database | None = None,
+    court: LieCourt | None = None,
+    **settings: Any,
 ) -> AsyncIterator[World]:
     """Give a running gateway with so many echo nodes and one API key."""
     settings.setdefault("watch_s", 0.2)
     chosen = GatewaySettings(port=0, link_port=0, **settings)
     async with AsyncExitStack() as stack:
         world = World(folder, chosen, MemoryChain(), stack, None, None)  # type: ignore[arg-type]
-        world.own_database = database
+        world.own_database, world.court = database, court
         await world.start_gateway()
         try:
             world.key, world.secret = await create_key(world.database, "test", limit_nano=limit_nano, now_ms=now_ms())

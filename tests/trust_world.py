@@ -24,6 +24,7 @@ from tests.service_world import LetterEngine
 
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import EscrowClient
+from steelyard.chain.fault_desk import ContractCourt
 from steelyard.chain.parameters import DeploymentParameters
 from steelyard.chain.proofs import ProofsClient
 from steelyard.chain.registry import RegistryClient, Role, Split
@@ -199,6 +200,7 @@ async def open_trust_world(
                     bind_service=build_service,
                     link_limits=LIMITS,
                     quality=LedgerQuality(rpc, deployment, FolderBlobs(folder / "blobs")),
+                    court=ContractCourt(rpc, deployment, gateway),
                 )
             )
         )

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 
+from steelyard.chain.fault_desk import ContractCourt
+from steelyard.chain.sender import Sender
 from steelyard.cli.chain_access import open_chain
 from steelyard.cli.invocation import Invocation
 from steelyard.cli.settings import GatewaySection
@@ -41,17 +43,19 @@ async def open_gateway_parts(invocation: Invocation) -> AsyncIterator[GatewayPar
         return installed.find(manifest.kind)(manifest)
 
     async with open_chain(invocation) as chain:
+        key = invocation.open_key(section.wallet, chain.deployment.chain_id)
         database = await open_database(invocation.settings.gateway_database)
         try:
             yield GatewayParts(
                 settings=gateway_settings(section),
-                key=invocation.open_key(section.wallet, chain.deployment.chain_id),
+                key=key,
                 deployment=chain.deployment,
                 database=database,
                 chain=ChainReader(chain.rpc, chain.deployment),
                 bind_service=bind,
                 link_tls=_link_tls(section),
                 quality=LedgerQuality(chain.rpc, chain.deployment, FolderBlobs(invocation.settings.blobs_folder)),
+                court=ContractCourt(chain.rpc, chain.deployment, Sender(chain.rpc, key)),
             )
         finally:
             await database.aclose()

@@ -88,6 +88,7 @@ class GatewaySection(_Section):
     checks_keep_s: float = Field(default=900.0, ge=0)
     checks_keep_bytes: int = Field(default=64 << 20, ge=0)
     consents_to_demands: bool = True
+    is_proving: bool = True
     drain_s: Seconds = 10.0
     serves_cors: bool = True
     admin_key_ids: Texts = ()
@@ -131,6 +132,7 @@ class NodeSection(_Section):
     max_calls: int = Field(default=1_024, ge=1)
     max_deadline_s: Seconds = 900.0
     evidence_keep_s: Seconds = 7_200.0
+    is_proving: bool = True
     region: str = ""
 
 
@@ -153,8 +155,10 @@ class ValidatorSection(_Section):
     secrets_ahead: int = Field(default=3, ge=1, le=64)
     is_challenging: bool = True
     is_demanding: bool = True
+    is_proving: bool = True
     checks_at_once: int = Field(default=1, ge=1, le=64)
     keep_days: int = Field(default=30, ge=1, le=3650)
+    seen_keep_days: int = Field(default=7, ge=1, le=3650)
 
 
 class BlobsSection(_Section):

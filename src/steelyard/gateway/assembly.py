@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import structlog
 
 from steelyard.chain.deployment import Deployment
+from steelyard.chain.fault_desk import FaultDesk, LieCourt
 from steelyard.errors import SteelyardError, Unavailable
 from steelyard.gateway.access import Access
 from steelyard.gateway.app import GatewayApp
+from steelyard.gateway.batch_witness import BatchWitness
 from steelyard.gateway.call_marks import CALL_MARK_PURPOSE
 from steelyard.gateway.calls_view import CallsView
 from steelyard.gateway.catalogue import BindService, Catalogue
@@ -80,6 +82,7 @@ class Gateway:
     sessions: CheckSessions
     app: GatewayApp
     fast: FastPath
+    desk: FaultDesk
     is_stopping: bool = False
 
     async def beat(self) -> None:
@@ -168,6 +171,7 @@ async def assemble(
     chain: ChainView,
     bind_service: BindService,
     quality: QualityView | None = None,
+    court: LieCourt | None = None,
 ) -> Gateway:
     """Return a gateway with its state restored, ready for links and requests."""
     clock, account, random = time.monotonic, key.account, RandomPool()
@@ -211,7 +215,11 @@ async def assemble(
     )
     await recovery.load_keys()
 
-    payer = Payer(settings, database, writer, key, deployment.domain, settlement, metrics, recovery)
+    desk = FaultDesk(database, court if settings.is_proving else None, now_ms=unix_ms)
+    metrics.lies = desk.counts
+    witness = BatchWitness(database, deployment.domain, desk, settlement.flush, unix_ms)
+    await witness.restore()
+    payer = Payer(settings, database, writer, key, deployment.domain, settlement, metrics, recovery, witness)
     await payer.restore()
     replays = Replays(settings, database, unix_ms)
     await replays.forget_crashed()
@@ -293,6 +301,7 @@ async def assemble(
             extra_block=app.extra_block,
             clock=clock,
         ),
+        desk,
     )
     metrics.gauges = gateway.gauges
     return gateway

@@ -48,6 +48,7 @@ class Metrics:
         self.retries: Counter[str] = Counter()
         self.rescues: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
+        self.lies: Counter[tuple[str, str]] = Counter()
         self.vouchers = 0
         self.batches = 0
         self.answered = Timing()
@@ -91,6 +92,7 @@ class Metrics:
         yield counter("retries", "Calls tried again elsewhere, by why.", ["code"], _one(self.retries))
         yield counter("peer_events", "Peers refused, by code.", ["code"], _one(self.events))
         yield counter("rescues", "Streams that went on at another provider, by why.", ["code"], _one(self.rescues))
+        yield counter("lies", "Lies of providers, by kind and how far their proof is.", ["kind", "step"], self.lies)
         yield counter("vouchers", "Vouchers signed.", [], {(): float(self.vouchers)})
         yield counter("batches", "Signed batches accepted.", [], {(): float(self.batches)})
         for name, text, timing in (

@@ -5,6 +5,7 @@
    order once, ever. An order in flight is nobody's to bill: its call ends first, by the link.
 3. A voucher is signed by count, value or age, written to disk, and only then sent. No total is ever lower than before.
 4. The history of a lane that we lost is followed from its first batch, and then paid like any other.
+5. What is refused, or comes again, is shown to the witness: it may be half of a lie.
 
 Law: docs/spec/money.md, sections 3 and 6.
 """
@@ -18,7 +19,8 @@ from typing import Protocol
 
 import structlog
 
-from steelyard.errors import BadMessage, BadTotal, NotFound, SteelyardError
+from steelyard.errors import BadMessage, BadTotal, NotFound, PeerError, SteelyardError
+from steelyard.gateway.batch_witness import BatchWitness
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.pay_lane import CLAIMING, CLOSED, KnownReceipt, PayLane
 from steelyard.gateway.receipt_check import check_entry
@@ -64,7 +66,7 @@ class Payer:
     """All lanes of one gateway process.
 
     Args:
-        key: the gateway's. recovery: accounts for calls that came back by their tags alone.
+        key: the gateway's. recovery: accounts for calls that came back by their tags alone. witness: sees lies.
         clock: monotonic seconds. clock_ms: Unix milliseconds. draw: random bytes, for lane ids.
     """
 
@@ -78,6 +80,7 @@ class Payer:
         settlement: Settlement,
         metrics: Metrics,
         recovery: Recoverer,
+        witness: BatchWitness,
         *,
         draw: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -91,6 +94,7 @@ class Payer:
         self._settlement = settlement
         self._metrics = metrics
         self._recovery = recovery
+        self._witness = witness
         self._draw = draw
 
     async def restore(self) -> None:
@@ -177,10 +181,17 @@ class Payer:
         lane = self.lanes.get(signed.batch.lane)
         if lane is None:
             self._check_parties(link, signed.batch.lane)
+            await self._witness.look(signed, entries, is_ours=False)
             return  # another process's, or one whose claim comes
-        if lane.is_repeat(signed, self._domain.digest(signed.batch.struct_hash())):
+        head = self._domain.digest(signed.batch.struct_hash())
+        if lane.is_repeat(signed, head):
+            if head not in lane.heads:
+                await self._witness.look(signed, entries)
             return
-        if signed.batch.seq > lane.state.seq + 1 or not await self._follow(lane, signed, call_ids, entries):
+        is_ahead = signed.batch.seq > lane.state.seq + 1
+        if is_ahead and signed.batch.cumulative < lane.state.cumulative:
+            await self._witness.look(signed, entries)
+        if is_ahead or not await self._follow(lane, signed, call_ids, entries):
             link.request_batches(lane.state)
 
     async def take_claim(self, link: ProviderLink, claim: LaneClaim) -> None:
@@ -194,9 +205,14 @@ class Payer:
         if self._settlement.is_behind:
             await self._settlement.flush()
         lane = self.lanes.get(claim.lane) or await self._adopt(link, claim.lane)
+        history = list(zip(claim.batches, claim.entries, strict=True))
+        known_seq = 0 if lane is None else lane.state.seq
+        await self._witness.look_back(
+            claim.lane, [part for part in history if lane is None or part[0].batch.seq <= known_seq]
+        )
         if lane is None:
             return
-        for signed, entries in zip(claim.batches, claim.entries, strict=True):
+        for signed, entries in history:
             if signed.batch.seq > lane.state.seq:
                 call_ids = [entry.order.call_id for entry in entries]
                 if not await self._follow(lane, signed, call_ids, entries):
@@ -272,6 +288,18 @@ class Payer:
         self, lane: PayLane, signed: SignedBatch, call_ids: Sequence[bytes], entries: Sequence[LeafEntry]
     ) -> bool:
         """Take a batch into its lane; False if calls are unknown and came without their entries."""
+        try:
+            is_taken = await self._take(lane, signed, call_ids, entries)
+        except PeerError:
+            await self._witness.look(signed, entries, is_ours=lane.state.lane in self.lanes)
+            raise
+        if lane.key in self._witness.refused:
+            await self._witness.compare(signed)
+        return is_taken
+
+    async def _take(
+        self, lane: PayLane, signed: SignedBatch, call_ids: Sequence[bytes], entries: Sequence[LeafEntry]
+    ) -> bool:
         if len(set(call_ids)) != len(call_ids):
             raise BadTotal("a batch names a call twice")
         found = [lane.receipts.get(call_id) for call_id in call_ids]

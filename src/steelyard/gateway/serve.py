@@ -23,6 +23,7 @@ import structlog
 import uvicorn
 
 from steelyard.chain.deployment import Deployment
+from steelyard.chain.fault_desk import LieCourt
 from steelyard.errors import ConfigError, Fault, SteelyardError
 from steelyard.gateway.assembly import Gateway, assemble
 from steelyard.gateway.catalogue import BindService
@@ -58,7 +59,7 @@ class GatewayParts:
         key: the gateway's account. deployment: the contracts. database: open; its life is the caller's.
         chain: `chain_reader.ChainReader(rpc, deployment)`. bind_service: from `services.discovery`.
         link_limits, link_tls: of the server that nodes dial; without TLS only loopback is taken.
-        quality: what validators say of providers, or None.
+        quality: what validators say of providers, or None. court: where lies are proven; None only keeps them.
     """
 
     settings: GatewaySettings
@@ -70,6 +71,7 @@ class GatewayParts:
     link_limits: LinkLimits | None = None
     link_tls: TlsIdentity | None = None
     quality: QualityView | None = None
+    court: LieCourt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ async def open_gateway(parts: GatewayParts) -> AsyncIterator[Running]:
             parts.chain,
             parts.bind_service,
             parts.quality,
+            parts.court,
         )
         stack.push_async_callback(gateway.aclose)
         links = LinkServer(parts.key, parts.deployment.domain, gateway.side, parts.link_limits)
@@ -146,6 +149,7 @@ async def open_gateway(parts: GatewayParts) -> AsyncIterator[Running]:
                 ("expiry", _EXPIRY_BEAT_S, gateway.replays.forget_expired),
             )
         ]
+        beats.append(asyncio.create_task(gateway.desk.run(), name="gateway-lies"))
         stack.push_async_callback(_cancel, beats)
         await stack.enter_async_context(_http(gateway, listener, settings))
         _log.info("gateway_started", base_url=address.base_url, link_url=address.link_url)

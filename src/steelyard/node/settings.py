@@ -23,6 +23,7 @@ class NodeSettings:
         is_sweeping: send what a redemption credited to the provider's wallet.
         max_calls: orders worked on at once; more are answered ``busy``. max_deadline_s: the farthest deadline taken.
         evidence_keep_s: how long the evidence of an answer is kept for whoever checks it.
+        is_proving: prove lies of gateways on chain as they are found; they are kept in any case.
         region: where this node is, the widest part first (``eu-west-1``), for buyers who ask for it; "" says nothing.
     """
 
@@ -38,6 +39,7 @@ class NodeSettings:
     max_calls: int = 1_024
     max_deadline_s: float = 900.0
     evidence_keep_s: float = 7_200.0
+    is_proving: bool = True
     region: str = ""
 
     def __post_init__(self) -> None:

@@ -20,7 +20,9 @@ class ValidatorSettings:
         secrets_ahead: for how many coming epochs a secret is committed.
         is_challenging: open cases on chain when the evidence suffices. is_demanding: demand evidence that is not
             served. checks_at_once: replays side by side.
+        is_proving: prove lies of providers on chain as they are found; they are kept in any case.
         keep_days: how long the calls behind verdicts are kept, for challenges; the verdicts stay.
+        seen_keep_days: how long batches and receipts of the feeds are kept, to hold later ones against them.
     """
 
     poll_s: float = 2.0
@@ -29,8 +31,10 @@ class ValidatorSettings:
     secrets_ahead: int = 3
     is_challenging: bool = True
     is_demanding: bool = True
+    is_proving: bool = True
     checks_at_once: int = 1
     keep_days: int = 30
+    seen_keep_days: int = 7
 
     def __post_init__(self) -> None:
         if self.poll_s <= 0 or self.beat_s <= 0:
@@ -41,5 +45,7 @@ class ValidatorSettings:
             raise ConfigError(f"validator.secrets_ahead is {self.secrets_ahead}: it lies between 1 and 64")
         if self.checks_at_once < 1:
             raise ConfigError(f"validator.checks_at_once is {self.checks_at_once}: it is at least 1")
-        if self.keep_days < 1:
-            raise ConfigError(f"validator.keep_days is {self.keep_days}: it is at least 1")
+        if self.keep_days < 1 or self.seen_keep_days < 1:
+            raise ConfigError(
+                f"validator.keep_days is {self.keep_days}, seen_keep_days {self.seen_keep_days}: each is at least 1"
+            )
