@@ -157,12 +157,13 @@ class ShareTable:
     weights: list[float] = field(default_factory=list)
     cumulative: list[float] = field(default_factory=list)
     warm: dict[bytes, float] = field(default_factory=dict)
+    warm_now: list[float] | None = None
 
     def refresh(self, keys: tuple[int, ...], standings: Sequence[Standing], now_s: float) -> None:
         """Bring the table up to date for the candidates that are well now (`keys` names them)."""
         if keys == self.keys and now_s - self.made_s < _SHARE_AGE_S:
             return
-        self.keys, self.made_s = keys, now_s
+        self.keys, self.made_s, self.warm_now = keys, now_s, None
         self.weights = shares(standings)
         total, self.cumulative = 0.0, []
         for weight in self.weights:
@@ -174,14 +175,17 @@ class ShareTable:
 
         `is_learning` is False for a choice among some only, whose shares are relative to others.
         """
-        warm = self.warm
+        if is_learning and self.warm_now is not None:
+            return self.warm_now
         weights = []
         for provider, share in zip(providers, shares, strict=True):
-            kept = warm.get(provider, 0.0)
+            kept = self.warm.get(provider, 0.0)
             if not kept / WARM_DRIFT <= share <= kept * WARM_DRIFT:
                 if is_learning:
-                    warm[provider] = kept = share
+                    self.warm[provider] = kept = share
                 else:
                     kept = kept or share
             weights.append(kept)
+        if is_learning:
+            self.warm_now = weights
         return weights

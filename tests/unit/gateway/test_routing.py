@@ -6,6 +6,7 @@ import random
 from collections import Counter
 
 from steelyard.gateway.routing import (
+    EWMA_WEIGHT,
     EXPLORE_SHARE,
     FAILURES_TO_OPEN,
     FIRST_PAUSE_S,
@@ -121,6 +122,26 @@ def test_warm_prefix_stays_until_its_provider_is_much_busier() -> None:
     loads = [0] * 4
     loads[home] = WARM_SLACK_CALLS + 1
     assert choose_warm(b"conversation", ids, even, loads) != home
+
+
+def test_warm_weights_move_only_for_a_twofold_change() -> None:
+    """What is a little faster today doesn't take a conversation from its cache; what is much worse does."""
+    table, providers = ShareTable(), [b"a", b"b"]
+    for turn, (share, kept) in enumerate([(1.0, 1.0), (0.6, 1.0), (0.4, 0.4), (0.7, 0.4), (0.9, 0.9)]):
+        table.refresh((turn,), [Standing(1, _record())], float(turn))
+        assert table.warm_weights(providers, [1.0, share], is_learning=True) == [1.0, kept]
+    assert table.warm_weights(providers, [0.1, 0.9], is_learning=False) == [1.0, 0.9]
+    table.refresh((9,), [Standing(1, _record())], 9.0)
+    assert table.warm_weights(providers, [1.0, 0.9], is_learning=True) == [1.0, 0.9]
+
+
+def test_first_piece_is_measured_beside_the_whole() -> None:
+    """Latency is to the first piece where one came, to the end where the answer came whole."""
+    record = Record()
+    record.add_success(2.0, 10, 0.5)
+    assert (record.unit_s, record.first_s) == (0.2, 0.5)
+    record.add_success(1.5, 1)
+    assert record.first_s == 0.5 + EWMA_WEIGHT * 1.0
 
 
 def test_share_table_is_kept_for_a_tenth_of_a_second() -> None:
