@@ -182,8 +182,26 @@ def test_crashed_slice_counts_as_spent_until_it_is_reconciled(kind: str) -> None
             assert await budgets.recover(database, "gateway-0") == []
             await budgets.charge(database, "b", spent_nano=900)
             assert (await budgets.load_budget(database, "b")).spent_nano == 1_030
-            with pytest.raises(Fault, match="no budget"):
+            with pytest.raises(NotFound, match="no budget"):
                 await budgets.charge(database, "other", spent_nano=1)
+
+    asyncio.run(main())
+
+
+def test_late_charge_to_a_key_stops_at_its_limit(kind: str) -> None:
+    """What comes back after its reservation was freed lifts no key above its budget, leases of others counted in."""
+
+    async def main() -> None:
+        async with open_both(kind, 2_400) as (database, _):
+            assert await lease(database, 600, 2_000) == 2_000
+            assert await budgets.charge(database, "b", spent_nano=300, is_capped=True) == 300
+            assert await budgets.charge(database, "b", spent_nano=300, is_capped=True) == 100
+            assert await budgets.charge(database, "b", spent_nano=300, is_capped=True) == 0
+            budget = await budgets.load_budget(database, "b")
+            assert (budget.spent_nano, budget.leased_nano) == (400, 2_000)
+            assert await budgets.charge(database, "b", spent_nano=300) == 300
+            await budgets.set_limit(database, "b", None, now_ms=0)
+            assert await budgets.charge(database, "b", spent_nano=300, is_capped=True) == 300
 
     asyncio.run(main())
 

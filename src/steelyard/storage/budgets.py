@@ -255,16 +255,28 @@ async def reconcile(database: Database, crashed: Slice, *, actual_nano: int) -> 
         )
 
 
-async def charge(database: Database, budget_id: str, *, spent_nano: int) -> None:
-    """Count an amount as spent whatever the limit: an old order that is honoured after its slice was reconciled."""
+async def charge(database: Database, budget_id: str, *, spent_nano: int, is_capped: bool = False) -> int:
+    """Count an amount as spent of an old order that is honoured after its slice was reconciled; return what was.
+
+    Args:
+        is_capped: count no more than what is unleased, so that the limit holds; else all, whatever the limit.
+
+    Raises:
+        NotFound: no such budget.
+    """
+    checked_nano(spent_nano)
     async with database.begin() as connection:
+        budget = await _lock_budget(connection, budget_id)
+        if budget is None:
+            raise NotFound(f"there is no budget {budget_id!r} to charge")
+        room_nano = budget.unleased_nano
+        counted = spent_nano if room_nano is None or not is_capped else min(spent_nano, room_nano)
         await _must_change(
             connection,
-            update(budgets)
-            .where(budgets.c.budget_id == budget_id)
-            .values(spent_nano=budgets.c.spent_nano + checked_nano(spent_nano)),
-            f"there is no budget {budget_id!r} to charge",
+            update(budgets).where(budgets.c.budget_id == budget_id).values(spent_nano=budgets.c.spent_nano + counted),
+            f"budget {budget_id} vanished",
         )
+    return counted
 
 
 def _grant(unleased_nano: int | None, want_nano: int, least_nano: int) -> int:
