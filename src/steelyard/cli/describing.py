@@ -58,6 +58,7 @@ def register(services: typer.Typer) -> None:
             "steelyard services describe my-model chat --base-url http://127.0.0.1:8000/v1 --context 8192 "
             "--parameter tools",
             "steelyard services describe my-echo echo --out my-echo.json",
+            "steelyard services describe my-rollup rpc --family evm --out my-rollup.json",
         ),
     )(describe)
 
@@ -86,6 +87,10 @@ def describe(
         int,
         typer.Option("--context", min=0, help="Most tokens of input and output; weights: 2048, or what they bear."),
     ] = 0,
+    chain: Annotated[str, typer.Option("--chain", help="The blockchain that a relay serves; NAME by default.")] = "",
+    family: Annotated[
+        str, typer.Option("--family", help="Of a blockchain that isn't in the catalogue, like evm or cosmos.")
+    ] = "",
     owned_by: Annotated[str, typer.Option("--owned-by", help="Who made the model, for people.")] = "",
     description: Annotated[str, typer.Option("--description", help="What it is, for people.")] = "",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write it; standard output else.")] = None,
@@ -103,14 +108,18 @@ def describe(
         context_tokens=context_tokens,
     )
     said = {"owned_by": owned_by, "description": description}
-    manifest = run(_describe(Invocation.of(context), name, kind, source, {k: v for k, v in said.items() if v}))
+    traits = {name: word for name, word in (("chain", chain), ("family", family)) if word}
+    manifest = run(_describe(Invocation.of(context), name, kind, source, traits, {k: v for k, v in said.items() if v}))
     _show(manifest, source, out, is_json=is_json)
 
 
-async def _describe(invocation: Invocation, name: str, kind: str, source: Source, said: dict[str, str]) -> Manifest:
+async def _describe(
+    invocation: Invocation, name: str, kind: str, source: Source, traits: dict[str, str], said: dict[str, str]
+) -> Manifest:
     import msgspec
     from rich.console import Console
 
+    from steelyard.cli import selling
     from steelyard.cli.progress import Steps
     from steelyard.protocol.ids import service_id
     from steelyard.services.discovery import installed_services
@@ -122,6 +131,8 @@ async def _describe(invocation: Invocation, name: str, kind: str, source: Source
         if found.needs_engine:
             raise BadRequest(f"say what makes the answers of {name!r}: either --weights or --base-url", param="weights")
         raise BadRequest(f"the kind {kind!r} needs no engine: leave --weights and --base-url out", param="weights")
+    if traits and found.needs_engine:
+        raise BadRequest(f"--chain and --family are of relays, {kind!r} is none: leave them out", param="chain")
     info = None
     if found.needs_engine:
         with Steps(console=Console(stderr=True, highlight=False)) as steps:
@@ -129,7 +140,8 @@ async def _describe(invocation: Invocation, name: str, kind: str, source: Source
                 info = await _ask_upstream(source, kind, steps)
             else:
                 info = await _load_weights(invocation, source, steps)
-    manifest = msgspec.structs.replace(found.describe(name, info), **said)
+    made = found.describe(name, info) if found.needs_engine else selling.describe(name, kind, traits)
+    manifest = msgspec.structs.replace(made, **said)
     return decode_manifest(encode_manifest(manifest))  # what can't be registered is told here
 
 

@@ -15,7 +15,7 @@ import typer
 from steelyard.cli import describing
 from steelyard.cli.invocation import Invocation, parse_amount, run
 from steelyard.cli.output import JsonFlag, example, print_json, print_line, print_next, print_table
-from steelyard.errors import BadRequest, ConfigError, NotFound, Reverted
+from steelyard.errors import BadRequest, ConfigError, NotFound
 
 if TYPE_CHECKING:
     from steelyard.chain.directory import Directory
@@ -202,9 +202,9 @@ async def _set_offer(
     wallet: str | None,
     is_json: bool,
 ) -> None:
-    from steelyard.chain.registry import Role
-    from steelyard.cli.chain_access import explain_refusal, open_chain, open_signer
+    from steelyard.cli.chain_access import open_chain, open_signer
     from steelyard.cli.grades import find_grade
+    from steelyard.cli.selling import post_offer
     from steelyard.protocol.hashing import ZERO32
     from steelyard.protocol.ids import service_id
     from steelyard.protocol.messages import Offer
@@ -228,11 +228,7 @@ async def _set_offer(
             number = await find_grade(invocation.settings, manifest)
         seq = (standing.seq if standing else 0) + 1
         offer = Offer(signer.key.account, service_id(name), price_in, price_out, number, manifest, seq)
-        signature = signer.key.sign(chain.deployment.domain.digest(offer.struct_hash()))
-        try:
-            receipt = await chain.registry.set_offer(signer.sender, offer, signature)
-        except Reverted as error:
-            raise await explain_refusal(error, chain, signer, Role.PROVIDER) from error
+        receipt = await post_offer(chain, signer, offer)
     if is_json:
         said = {"price_in_nano": price_in, "price_out_nano": price_out, "grade": _grade(number), "seq": seq}
         print_json({"tx": receipt.tx_hash, "provider": signer.key.account, "is_withdrawn": is_stopping, **said})

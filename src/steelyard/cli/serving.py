@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steelyard.cli.invocation import Invocation
+from steelyard.cli.invocation import Invocation, parse_amount
 from steelyard.cli.output import example, print_ready
 from steelyard.cli.running import SUPERVISOR_VARIABLE, await_orphaned
-from steelyard.errors import Fault
+from steelyard.errors import BadRequest, Fault
 
 if TYPE_CHECKING:
     from steelyard.chain.embedded.server import RunningChain
@@ -51,6 +51,9 @@ def register(app: typer.Typer) -> None:
             (
                 "steelyard node run --service smollm2-135m-instruct",
                 "steelyard node run --wallet node-2 --gateway https://gateway.example",
+                "steelyard node run --service weather --kind rest --upstream https://api.example/v1 --price 50",
+                "steelyard node run --service eth --kind rpc --upstream http://127.0.0.1:8545 "
+                "--upstream-ws ws://127.0.0.1:8546 --price 2",
             ),
         ),
         (
@@ -130,15 +133,39 @@ def run_node(
     ] = None,
     wallet: Annotated[str | None, typer.Option("--wallet", "-w", help="The provider's wallet.")] = None,
     database: Annotated[str | None, typer.Option("--database", help="URL, like postgresql://user@host/name.")] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="Of the one --service, if it is yet to be registered: rpc or rest.")
+    ] = "",
+    upstream: Annotated[str, typer.Option("--upstream", help="Your own server or blockchain node: its URL.")] = "",
+    upstream_ws: Annotated[str, typer.Option("--upstream-ws", help="The same node's WebSocket, ws:// or wss://.")] = "",
+    price: Annotated[
+        int | None,
+        typer.Option("--price", parser=parse_amount, metavar="YARD", help="YARD per 1,000,000 calls or units."),
+    ] = None,
+    chain: Annotated[str, typer.Option("--chain", help="The blockchain, if the service isn't named like it.")] = "",
+    family: Annotated[
+        str, typer.Option("--family", help="Of a blockchain that isn't in the catalogue, like evm or cosmos.")
+    ] = "",
     is_verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Run a provider: dials out to gateways, serves models, signs receipts, redeems vouchers; needs no open port."""
+    """Run a provider: dials out to gateways, serves models, signs receipts, redeems vouchers; needs no open port.
+
+    With --kind, --upstream and --price it registers and offers the service first, if that isn't done.
+    """
     invocation = Invocation.of(context)
     entries = None if not services else _merge_services(invocation, services)
+    options = {name: url for name, url in (("upstream", upstream), ("upstream_ws", upstream_ws)) if url}
+    traits = {name: word for name, word in (("chain", chain), ("family", family)) if word}
+    is_sale = bool(kind or options or traits or price is not None)
+    if is_sale and (entries is None or len(entries) != 1):
+        raise BadRequest("--kind, --upstream and --price are of one service: name it with --service", param="service")
+    if entries is not None and options:
+        entries[0]["options"] = {**entries[0].get("options", {}), **options}
     invocation.override("node", services=entries, gateways=gateways, wallet=wallet, database=database)
     invocation.settings  # noqa: B018  # what is wrong with the settings is told before anything is opened
     _configure(is_verbose)
-    serve_until_told(lambda stop: _serve_node(invocation, stop))
+    said = (kind, price, traits) if is_sale else None
+    serve_until_told(lambda stop: _serve_node(invocation, stop, said))
 
 
 def run_validator(
@@ -219,11 +246,19 @@ async def _serve_gateway(invocation: Invocation, stop: asyncio.Event) -> None:
         await serve(parts, stop=stop, on_ready=announce)
 
 
-async def _serve_node(invocation: Invocation, stop: asyncio.Event) -> None:
+async def _serve_node(
+    invocation: Invocation, stop: asyncio.Event, said: tuple[str, int | None, dict[str, str]] | None
+) -> None:
     from steelyard.cli.gateway_finding import GatewayFinder
     from steelyard.cli.node_wiring import open_node_parts
     from steelyard.node.serve import serve
 
+    if said is not None:
+        from steelyard.cli.selling import Sale, prepare_sale
+
+        (entry,), (kind, price, traits) = invocation.settings.node.services, said
+        sale = Sale(name=entry.name, kind=kind, price=price, options=entry.options, traits=traits)
+        await prepare_sale(invocation, sale)
     crashes: list[BaseException] = []
 
     def crash(error: BaseException) -> None:

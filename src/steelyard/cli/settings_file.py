@@ -216,6 +216,8 @@ def _hide(key: str, value: Any) -> Any:
         return str(value)
     if isinstance(value, BaseModel):
         return {name: _hide(name, getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, dict):
+        return {name: "********" if "authorization" in name else _hide(name, part) for name, part in value.items()}
     if isinstance(value, tuple):
         return [_hide(key, part) for part in value]
     if isinstance(value, str) and "://" in value:
