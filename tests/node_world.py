@@ -24,6 +24,7 @@ from tests.link_world import DOMAIN, GATEWAY_KEY, LIMITS, PROVIDER_KEY, until
 from tests.node_twins import SERVICE_ID, SERVICE_NAME, TAG_SECRET, HandGateway, Ordered, TwinChain
 from tests.service_world import LetterEngine
 
+from steelyard.chain.fault_desk import LieCourt
 from steelyard.link.client import LinkClient
 from steelyard.link.port import CallRequest, SignedOffer
 from steelyard.link.server import LinkServer, unix_ms
@@ -97,6 +98,7 @@ class NodeWorld:
     tasks: list[asyncio.Task[None]]
     crashes: list[BaseException]
     view: NodeChain | None = None
+    court: LieCourt | None = None
     serial: int = 0
     life: int = 0
 
@@ -179,6 +181,7 @@ async def start_parts(world: NodeWorld) -> None:
         services=world.services,
         settings=world.settings,
         on_crash=crash,
+        court=world.court,
     )
     world.node = Node(parts)
     await world.node.open()
@@ -195,6 +198,7 @@ async def open_node_world(
     *,
     services: Sequence[NodeService] | None = None,
     view: NodeChain | None = None,
+    court: LieCourt | None = None,
     **settings: Any,
 ) -> AsyncIterator[NodeWorld]:
     """Start a gateway by hand and a node that has found it; `view` is a real chain, `settings` change the node's."""
@@ -206,7 +210,7 @@ async def open_node_world(
         folder, TwinChain(), gateway, server, port, replace(SETTINGS, **settings),
         {item.signed_offer.offer.service_id: item for item in offered}, *[None] * 4, [], [],  # type: ignore[arg-type]
     )  # fmt: skip
-    world.view = view
+    world.view, world.court = view, court
     for item in offered:
         world.chain.offer(item.signed_offer.offer)
     await world.start_node()

@@ -13,6 +13,7 @@ from dataclasses import fields
 
 import structlog
 
+from steelyard.chain.fault_desk import ContractCourt
 from steelyard.cli.chain_access import ChainAccess, open_chain, open_signer
 from steelyard.cli.engine_wiring import Engines, Ordered
 from steelyard.cli.invocation import Invocation
@@ -92,6 +93,7 @@ async def open_node_parts(
             services=services,
             settings=node_settings(settings.node),
             on_crash=on_crash,
+            court=ContractCourt(chain.rpc, chain.deployment, signer.sender),
         )
         yield parts, chain
 

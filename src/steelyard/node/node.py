@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
+from steelyard.chain.fault_desk import FaultDesk, LieCourt
 from steelyard.errors import BadTotal, ConfigError, Forbidden, SteelyardError
 from steelyard.link.port import CallRequest, Failure, GatewayLink, SignedOffer
 from steelyard.node.chain_view import NodeChain
@@ -30,6 +31,7 @@ from steelyard.node.runner import Run, answer_at_once
 from steelyard.node.seen import SeenCalls
 from steelyard.node.settings import NodeSettings
 from steelyard.node.terms import TermsWatch
+from steelyard.node.voucher_witness import VoucherWitness
 from steelyard.node.watch import CreditWatch
 from steelyard.protocol.lanes import LaneState, SignedVoucher
 from steelyard.protocol.messages import Lane, Order, Receipt
@@ -50,7 +52,10 @@ _log = structlog.get_logger("steelyard.node")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeParts:
-    """What a node is made of; `services` by service id, `on_crash` must stop the process."""
+    """What a node is made of; `services` by service id, `on_crash` must stop the process.
+
+    `court`: where lies are proven; None only keeps them.
+    """
 
     key: SigningKey
     domain: Domain
@@ -62,6 +67,7 @@ class NodeParts:
     settings: NodeSettings
     on_crash: Callable[[BaseException], None]
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    court: LieCourt | None = None
 
 
 class Node:
@@ -85,6 +91,9 @@ class Node:
         self._watch = CreditWatch(parts.chain, parts.settings, lambda: self._lanes)
         self._desk = EvidenceDesk(parts.database, parts.now_ms)
         self._demands = DemandDesk(parts.chain, parts.database, parts.key.account)
+        court = parts.court if parts.settings.is_proving else None
+        self.faults = FaultDesk(parts.database, court, now_ms=parts.now_ms)
+        self._witness = VoucherWitness(parts.database, parts.domain, self.faults, parts.now_ms)
         self._is_stopping = False
         redeemer_tools = RedeemerTools(
             parts.chain, parts.database, parts.writer, parts.blobs, parts.domain, parts.settings, parts.now_ms
@@ -113,6 +122,7 @@ class Node:
         await self._terms.look_at_stake()
         await self._check_keeping()
         database, now_ms = self._parts.database, self._parts.now_ms()
+        await self._witness.restore()
         for stored in await load_lanes(database):
             lane = stored.state.lane
             heads = await known_heads(database, lane.key)
@@ -150,6 +160,7 @@ class Node:
             group.create_task(self._desk.run())
             group.create_task(self._demands.run())
             group.create_task(self._terms.run())
+            group.create_task(self.faults.run())
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Take no more orders, let runs end for a while, stop the others, and sign and send the last batches."""
@@ -218,10 +229,14 @@ class Node:
             try:
                 await account.take_voucher(signed)
             except BadTotal as error:
+                await self._witness.look(signed)
                 # A gateway restored from a backup sends what it signed last by then; it learns the rest from our feed.
                 if await find_voucher(self._parts.database, lane, signed.voucher.count) != signed:
                     raise
                 self.on_peer_refused(link.gateway, error)
+            else:
+                if lane.key in self._witness.refused:
+                    await self._witness.compare(signed)
 
     def on_lanes_known(self, link: GatewayLink, lanes: Sequence[LaneState]) -> None:
         """Take no order on a lane that the gateway knows further than we do: its next batch was signed before."""

@@ -75,8 +75,11 @@ async def load_one_voucher(database: Database, lane: Lane, query: Select[Any]) -
     """Return the voucher of a query over `vouchers` or `node_vouchers`, or None."""
     async with database.read() as connection:
         row = (await connection.execute(query)).first()
-    if row is None:
-        return None
+    return None if row is None else read_voucher(lane, row)
+
+
+def read_voucher(lane: Lane, row: Any) -> SignedVoucher:
+    """Return a row of `vouchers` or `node_vouchers`."""
     _, count, cumulative, head, signature, _ = row
     terms = (lane.gateway, lane.provider, lane.service_id, lane.lane_id)
     return SignedVoucher(Voucher(*terms, cumulative=cumulative, count=count, head=head), signature)

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import bindparam, cast, func, literal_column, select, update
+from sqlalchemy import bindparam, cast, func, literal_column, or_, select, update
 from sqlalchemy.types import BigInteger
 
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher
-from steelyard.protocol.messages import Lane
+from steelyard.protocol.messages import Lane, Voucher
 from steelyard.storage.amounts import checked_nano
 from steelyard.storage.database import Database
 from steelyard.storage.lane_rows import (
@@ -28,6 +28,7 @@ from steelyard.storage.lane_rows import (
     load_one_voucher,
     read_batch,
     read_lane,
+    read_voucher,
     voucher_row,
 )
 from steelyard.storage.operations import Operation, Statement, insert_into
@@ -250,6 +251,23 @@ async def find_voucher(database: Database, lane: Lane, count: int) -> SignedVouc
     """Return the voucher that was once held for so many calls of a lane, or None."""
     query = select(node_vouchers).where(node_vouchers.c.lane_key == lane.key, node_vouchers.c["count"] == count)
     return await load_one_voucher(database, lane, query)
+
+
+async def load_vouchers_near(database: Database, voucher: Voucher) -> list[SignedVoucher]:
+    """Return the held vouchers of a lane that one (untrusted, in range) could contradict.
+
+    Those of its count and of its head, and of fewer and of more calls the nearest: totals rise with counts.
+    """
+    table, lane, count = node_vouchers, voucher.lane, node_vouchers.c["count"]
+    of_lane = table.c.lane_key == lane.key
+    counts = [
+        select(func.max(count)).where(of_lane, count < voucher.count).scalar_subquery(),
+        select(func.min(count)).where(of_lane, count > voucher.count).scalar_subquery(),
+    ]
+    is_near = or_(count == voucher.count, table.c.head == voucher.head, *(count == bound for bound in counts))
+    async with database.read() as connection:
+        rows = (await connection.execute(select(table).where(of_lane, is_near).order_by(count))).all()
+    return [read_voucher(lane, row) for row in rows]
 
 
 async def last_voucher(database: Database, lane: Lane) -> SignedVoucher | None:
