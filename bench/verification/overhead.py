@@ -17,10 +17,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from opening import opened
+from native import opened_native
+from opening import CONTEXT, opened
 from prompts import CHAT, LONG
 
-from steelyard.engines.llama import LlamaEngine
 from steelyard.engines.port import StepEngine
 from steelyard.protocol.sampler import SamplerParams, sample
 from steelyard.services.chat.evidence import encode_row, entropy
@@ -32,7 +32,7 @@ SLOTS = (1, 2, 4)
 SAMPLING = SamplerParams(0.8, 0.95)
 
 
-async def stepped(engine: LlamaEngine, prompts: list[list[int]]) -> None:
+async def stepped(engine: StepEngine, prompts: list[list[int]]) -> None:
     """Answer every prompt at once by our sampler, evidence included."""
 
     async def one(prompt: list[int], seed: int) -> None:
@@ -47,16 +47,6 @@ async def stepped(engine: LlamaEngine, prompts: list[list[int]]) -> None:
             await session.aclose()
 
     await asyncio.gather(*(one(prompt, seed) for seed, prompt in enumerate(prompts)))
-
-
-async def native(engine: LlamaEngine, prompts: list[list[int]]) -> None:
-    """Answer every prompt at once by the engine's own loop and sampler."""
-    body = {"max_tokens": TOKENS, "ignore_eos": True, "cache_prompt": True, "temperature": 0.8, "top_p": 0.95}
-    server = engine._server()
-    answer = await asyncio.wrap_future(
-        server.submit("handle_completions", {**body, "prompt": prompts if len(prompts) > 1 else prompts[0]})
-    )
-    assert [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * len(prompts), answer
 
 
 async def turns(ways: dict[str, Callable[[], Awaitable[Any]]]) -> dict[str, float]:
@@ -74,10 +64,9 @@ async def turns(ways: dict[str, Callable[[], Awaitable[Any]]]) -> dict[str, floa
 
 async def measure_sampler(path: Path, slots: int) -> dict[str, Any]:
     """Our stepping beside the engine's own loop, with this many answers at once."""
-    async with opened("llama", path, {"slots": slots}) as engine:
-        assert isinstance(engine, LlamaEngine)
+    async with opened("llama", path, {"slots": slots}) as engine, opened_native(path, slots, CONTEXT) as native:
         prompts = [await engine.render([{"role": "user", "content": text}]) for text in CHAT[:slots]]
-        best = await turns({"ours": lambda: stepped(engine, prompts), "engine": lambda: native(engine, prompts)})
+        best = await turns({"ours": lambda: stepped(engine, prompts), "engine": lambda: native(prompts, TOKENS)})
     count = slots * TOKENS
     return {
         "slots": slots,

@@ -187,6 +187,15 @@ def test_prompt_that_fills_the_context_is_refused() -> None:
                     await engine.open_session(tokens)
             session = await engine.open_session([28] * 511)
             assert session.room == 1
+            session.push(28)
+            assert len((await session.candidates()).ids) == 64
+            session.push(28)
+            with pytest.raises(BadRequest, match="have 513 tokens, this model takes 512"):
+                await session.candidates()
+            await session.aclose()
+            session = await engine.open_session([28, 49152])
+            with pytest.raises(BadRequest, match="token 49152 is not in this model's vocabulary"):
+                await session.candidates()
             await session.aclose()
 
     asyncio.run(run())
@@ -240,6 +249,18 @@ def test_weight_file_that_is_missing_or_damaged_stops_the_start(tmp_path: Path) 
                 await prepare(path)
         with pytest.raises(ConfigError, match="has at most 8192"):
             await prepare(whole, context_tokens=9000)
+
+    asyncio.run(run())
+
+
+def test_library_of_an_untested_version_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine binds the C API of one version: with another it says which to install."""
+    monkeypatch.setattr("steelyard.engines.llama_library.version", lambda _: "2027.1.1")
+
+    async def run() -> None:
+        with pytest.raises(ConfigError, match=r"2027\.1\.1 was never tested.*pip install xllamacpp=="):
+            async with opened(slots=1):
+                pass
 
     asyncio.run(run())
 

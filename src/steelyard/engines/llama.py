@@ -1,16 +1,11 @@
-"""llama.cpp in process, driven token by token: every step asks for the 64 likeliest tokens and takes the one we chose.
+"""llama.cpp in process, driven token by token: every step gives the 64 likeliest tokens and takes the one we chose.
 
-1. A session owns one slot of the server from its opening to its closing, so its KV cache is never another's.
-2. A new session gets the free slot that already holds the longest part of its prompt.
-3. A prompt is processed in pieces of one batch, so that cancelling waits for a piece and not for a prompt.
-4. The engine's own choice is thrown away: a bias makes it a harmless one, because llama.cpp leaves out the
-   log-probabilities of a token that ends inside a character. The log-probabilities are those before any bias.
-5. Embeddings come from a second context over the same file (mean over all positions, unit length), opened when first
-   asked.
-6. Whole answers are scored in one forward pass over a third context, opened when first asked (llama_logits.py).
+1. The model is loaded once. Sessions step and answers are scored in contexts of their own over it, through the
+   library's C API (llama_decoder.py, llama_scorer.py), which is bound to one tested version (llama_library.py).
+2. The library's server reads text and renders the chat template (llama_server.py); a second one embeds (mean over all
+   positions, unit length), opened when first asked.
 
-Measured (SmolLM2-135M, one thread): stepping costs what the engine's own loop costs;
-tests/integration/test_llama_speed.py.
+Measured (SmolLM2-135M, one thread): bench/verification/overhead.py; tests/integration/test_llama_speed.py.
 """
 
 from __future__ import annotations
@@ -23,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from steelyard.engines.gguf_model import (
     EMBEDDING_CONTEXT_TOKENS,
@@ -32,11 +26,13 @@ from steelyard.engines.gguf_model import (
     check_context,
     describe_model,
 )
-from steelyard.engines.llama_gate import StepGate, raise_error
-from steelyard.engines.llama_library import check_version
-from steelyard.engines.llama_logits import LlamaScorer
+from steelyard.engines.llama_context import LlamaContext, LlamaModel
+from steelyard.engines.llama_decoder import LlamaDecoder
+from steelyard.engines.llama_library import LlamaLibrary, load_llama_library
+from steelyard.engines.llama_scorer import LlamaScorer
 from steelyard.engines.llama_server import REFUSED, LlamaOptions, LlamaServer, open_llama_server
-from steelyard.engines.llama_session import LlamaSession, step_request
+from steelyard.engines.llama_session import LlamaSession
+from steelyard.engines.llama_slots import SlotPool
 from steelyard.engines.port import Embeddings, EngineInfo, Progress, check_prompt
 from steelyard.engines.vocabulary import Vocabulary
 from steelyard.errors import BadRequest, ConfigError, Fault, Unavailable
@@ -44,8 +40,8 @@ from steelyard.weights.gguf import GgufHeader, load_gguf_header
 
 ENGINE = "llama.cpp"
 WAITING_PER_SLOT = 16
-
-_log = structlog.get_logger("steelyard.engines")
+READER_CONTEXT_TOKENS = 256
+"""The least that llama.cpp opens: the server that reads text never computes."""
 
 
 class LlamaEngine:
@@ -70,14 +66,13 @@ class LlamaEngine:
         self._facts = facts or ModelFacts()
         self._info: EngineInfo | None = None
         self._vocabulary: Vocabulary | None = None
-        self._generator: LlamaServer | None = None
-        self._gate: StepGate | None = None
+        self._reader: LlamaServer | None = None
         self._embedder: LlamaServer | None = None
+        self._model: LlamaModel | None = None
+        self._decoder: LlamaDecoder | None = None
         self._scorer: LlamaScorer | None = None
+        self._slots = SlotPool(0, 0)
         self._opening = asyncio.Lock()
-        self._free = asyncio.Semaphore(self._options.slots)
-        self._waiting = 0
-        self._idle_slots: dict[int, tuple[int, ...]] = dict.fromkeys(range(self._options.slots), ())
 
     @property
     def info(self) -> EngineInfo:
@@ -87,42 +82,43 @@ class LlamaEngine:
 
     @property
     def scorer(self) -> LlamaScorer | None:
-        """None before `prepare`, and with a version of the library whose C API was never tested."""
+        """None before `prepare`."""
         return self._scorer
 
     async def prepare(self, progress: Progress) -> None:
         """Load the model; safe to call twice.
 
         Raises:
-            ConfigError: the library or the file is missing, damaged, or of a sort that we can't serve.
+            ConfigError: the library is missing or of a version that was never tested; the file is missing, damaged, or
+                of a sort that we can't serve.
         """
         async with self._opening:
-            if self._generator is not None:
+            if self._decoder is not None:
                 return
             size = self._path.stat().st_size if self._path.is_file() else 0
             progress("loading the model", 0, size)
             header = await asyncio.to_thread(load_gguf_header, self._path)
-            vocabulary = Vocabulary(header)
+            vocabulary = self._vocabulary = Vocabulary(header)
             check_context(header, self._options.context_tokens, self._path.name)
-            generator = await open_llama_server(self._path, self._options)
-            self._generator, self._vocabulary = generator, vocabulary
-            self._gate = StepGate(generator, step_request(vocabulary.plain_token))
             try:
+                await self._load()
                 self._info = await self._measure(header, vocabulary, size)
             except BaseException:
-                self._generator = None
-                await generator.aclose()
+                await self._unload()
                 raise
-            self._scorer = self._open_scorer()
             progress("loading the model", size, size)
 
-    def _open_scorer(self) -> LlamaScorer | None:
-        try:
-            check_version(version("xllamacpp"))
-        except ConfigError as error:
-            _log.warning("scorer_skipped", reason=error.message)
-            return None
-        return LlamaScorer(self._path, self._options)
+    async def _load(self) -> None:
+        options = self._options
+        library = await asyncio.to_thread(load_llama_library)
+        # First, since it is the server that silences the library.
+        reading = LlamaOptions(threads=options.threads, context_tokens=READER_CONTEXT_TOKENS)
+        self._reader = await open_llama_server(self._path, reading, embeds=False)
+        model, context = await asyncio.to_thread(_open_context, library, self._path, options)
+        self._model = model
+        self._decoder = LlamaDecoder(context, options.batch_tokens)
+        self._scorer = LlamaScorer(model, options)
+        self._slots = SlotPool(options.slots, WAITING_PER_SLOT * options.slots, can_cut=model.can_cut)
 
     async def _measure(self, header: GgufHeader, vocabulary: Vocabulary, size: int) -> EngineInfo:
         return msgspec.structs.replace(
@@ -163,25 +159,13 @@ class LlamaEngine:
             BadRequest: the prompt is empty or leaves no room in the context.
             Unavailable: too many are waiting already, or the engine is closed.
         """
-        server, limit = self._server(), self._options.context_tokens
+        decoder, model, limit = self._decoder, self._model, self._options.context_tokens
+        if decoder is None or model is None:
+            raise _not_loaded()
         check_prompt(tokens, limit)
-        if self._waiting >= WAITING_PER_SLOT * self._options.slots:
-            raise Unavailable(
-                "every slot of the engine is busy and its queue is full", code="engine_busy", retry_after_s=1
-            )
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-        slot = max(self._idle_slots, key=lambda idle: _shared_prefix(self._idle_slots[idle], tokens))
-        cached = _shared_prefix(self._idle_slots.pop(slot), tokens)
-
-        def give_back(processed: tuple[int, ...]) -> None:
-            self._idle_slots[slot] = processed
-            self._free.release()
-
-        return LlamaSession(server, self._stepping(), slot, tokens, cached, give_back)
+        slots = self._slots
+        slot = await slots.take(tokens)
+        return LlamaSession(decoder, slot, tokens, (limit, model.vocabulary_size), slots.give_back)
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         limit = min(EMBEDDING_CONTEXT_TOKENS, self.info.embedding_context_tokens)
@@ -194,8 +178,7 @@ class LlamaEngine:
                     param="input",
                 )
         embedder = await self._open_embedder(limit)
-        answer = await asyncio.wrap_future(embedder.submit("handle_embeddings", {"input": list(texts)}))
-        raise_error(answer, "input")
+        answer = await embedder.embed(texts)
         items = sorted(answer["data"], key=lambda item: item["index"])
         vectors = tuple(struct.pack(f"<{len(item['embedding'])}f", *item["embedding"]) for item in items)
         return Embeddings(vectors, int(answer["usage"]["prompt_tokens"]))
@@ -203,21 +186,14 @@ class LlamaEngine:
     async def _open_embedder(self, limit: int) -> LlamaServer:
         async with self._opening:
             if self._embedder is None:
-                options = LlamaOptions(
-                    threads=self._options.threads, context_tokens=limit, batch_tokens=limit, is_embedder=True
-                )
-                self._embedder = await open_llama_server(self._path, options)
+                options = LlamaOptions(threads=self._options.threads, context_tokens=limit, batch_tokens=limit)
+                self._embedder = await open_llama_server(self._path, options, embeds=True)
             return self._embedder
 
     def _server(self) -> LlamaServer:
-        if self._generator is None:
-            raise Unavailable("the model engine is not loaded", code="engine_closed")
-        return self._generator
-
-    def _stepping(self) -> StepGate:
-        if self._gate is None:
-            raise Unavailable("the model engine is not loaded", code="engine_closed")
-        return self._gate
+        if self._reader is None:
+            raise _not_loaded()
+        return self._reader
 
     def _spelling(self) -> Vocabulary:
         if self._vocabulary is None:
@@ -232,10 +208,28 @@ class LlamaEngine:
         return self._server().base_url
 
     async def aclose(self) -> None:
-        for part in (self._scorer, self._generator, self._embedder):
+        """Let what runs come to its end, then unload the model; whoever waits is told. Safe to call twice."""
+        async with self._opening:
+            await self._unload()
+
+    async def _unload(self) -> None:
+        self._slots.close()
+        for part in (self._decoder, self._scorer, self._reader, self._embedder):
             if part is not None:
                 await part.aclose()
-        self._generator = self._embedder = self._gate = self._scorer = None
+        self._decoder = self._scorer = self._reader = self._embedder = None
+        model, self._model = self._model, None
+        if model is not None:
+            await asyncio.to_thread(model.close)
+
+
+def _open_context(library: LlamaLibrary, path: Path, options: LlamaOptions) -> tuple[LlamaModel, LlamaContext]:
+    model = LlamaModel(library, path)
+    try:
+        return model, model.open_context(options.slots, options)
+    except ConfigError:
+        model.close()
+        raise
 
 
 def llama_version() -> str:
@@ -246,10 +240,5 @@ def llama_version() -> str:
         return ""
 
 
-def _shared_prefix(cached: Sequence[int], tokens: Sequence[int]) -> int:
-    shared = 0
-    for left, right in zip(cached, tokens, strict=False):  # the shorter one ends the comparison
-        if left != right:
-            break
-        shared += 1
-    return shared
+def _not_loaded() -> Unavailable:
+    return Unavailable("the model engine is not loaded", code="engine_closed")

@@ -1,4 +1,4 @@
-"""llama.cpp's C API inside xllamacpp's shared object, bound by ctypes: the few calls that one forward pass needs.
+"""llama.cpp's C API inside xllamacpp's shared object, bound by ctypes: the few calls that forward passes need.
 
 1. Nothing here is guessed. The wheel's version must be one whose layouts were read and tested; any other, a missing
    symbol or defaults that don't lie where they should are a `ConfigError` before the first structure is passed.
@@ -47,7 +47,7 @@ class ContextParams(ctypes.Structure):
 
 
 class Batch(ctypes.Structure):
-    """`llama_batch`: without positions and sequences, it continues sequence 0."""
+    """`llama_batch`: an array for each field, one entry a token."""
 
     _fields_ = (
         ("n_tokens", _INT),
@@ -66,6 +66,30 @@ class TokenDataArray(ctypes.Structure):
     _fields_ = (("data", _POINTER), ("size", ctypes.c_size_t), ("selected", ctypes.c_int64), ("sorted", _BOOL))
 
 
+SamplerApply = ctypes.CFUNCTYPE(None, _POINTER, ctypes.POINTER(TokenDataArray))
+"""`llama_sampler_i.apply`: is given the sampler and the candidates that are left."""
+
+
+class SamplerInterface(ctypes.Structure):
+    """`llama_sampler_i`: functions, of which only `apply` has to be there."""
+
+    _fields_ = (
+        ("name", _POINTER),
+        ("accept", _POINTER),
+        ("apply", SamplerApply),
+        ("reset", _POINTER),
+        ("clone", _POINTER),
+        ("free", _POINTER),
+        ("opaque", _POINTER * 10),
+    )
+
+
+class SamplerChainParams(ctypes.Structure):
+    """`llama_sampler_chain_params`."""
+
+    _fields_ = (("no_perf", _BOOL),)
+
+
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "llama_model_default_params": (ModelParams,),
     "llama_context_default_params": (ContextParams,),
@@ -73,6 +97,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "llama_model_free": (None, _POINTER),
     "llama_model_get_vocab": (_POINTER, _POINTER),
     "llama_vocab_n_tokens": (_INT, _POINTER),
+    "llama_model_is_recurrent": (_BOOL, _POINTER),
+    "llama_model_is_hybrid": (_BOOL, _POINTER),
     "llama_init_from_model": (_POINTER, _POINTER, ContextParams),
     "llama_free": (None, _POINTER),
     "llama_n_ctx": (_UINT, _POINTER),
@@ -80,11 +106,16 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "llama_n_ubatch": (_UINT, _POINTER),
     "llama_set_n_threads": (None, _POINTER, _INT, _INT),
     "llama_get_memory": (_POINTER, _POINTER),
-    "llama_memory_clear": (None, _POINTER, _BOOL),
+    "llama_memory_seq_rm": (_BOOL, _POINTER, _INT, _INT, _INT),
     "llama_decode": (_INT, _POINTER, Batch),
     "llama_get_logits_ith": (_POINTER, _POINTER, _INT),
+    "llama_sampler_chain_default_params": (SamplerChainParams,),
+    "llama_sampler_chain_init": (_POINTER, SamplerChainParams),
+    "llama_sampler_chain_add": (None, _POINTER, _POINTER),
+    "llama_sampler_init": (_POINTER, ctypes.POINTER(SamplerInterface), _POINTER),
     "llama_sampler_init_top_k": (_POINTER, _INT),
-    "llama_sampler_apply": (None, _POINTER, ctypes.POINTER(TokenDataArray)),
+    "llama_sampler_init_greedy": (_POINTER,),
+    "llama_sampler_sample": (_INT, _POINTER, _POINTER, _INT),
     "llama_sampler_free": (None, _POINTER),
     "ggml_vec_soft_max_f32": (ctypes.c_double, ctypes.c_int, _POINTER, _POINTER, ctypes.c_float),
 }
@@ -128,7 +159,7 @@ def check_version(found: str) -> None:
     """
     if found not in TESTED_VERSIONS:
         raise ConfigError(
-            f"xllamacpp {found} was never tested for reading logits, {', '.join(sorted(TESTED_VERSIONS))} was: "
+            f"xllamacpp {found} was never tested, {', '.join(sorted(TESTED_VERSIONS))} was: "
             f"pip install xllamacpp=={max(TESTED_VERSIONS)}"
         )
 

@@ -1,10 +1,10 @@
-"""One llama.cpp server inside this process: loading it, calling it from threads, and the door it opens by itself.
+"""One llama.cpp server inside this process, for what its C API doesn't do: tokenizer, chat template and embeddings.
 
 1. Heavy: the library is imported only when a server is opened, with `OMP_WAIT_POLICY=PASSIVE` set before, since
    threads that spin on busy cores bring it to its knees.
 2. It insists on an HTTP port. It gets a free one on 127.0.0.1 and a random key that never leaves this process;
    without the key it answers nothing but its health. We use that port only for its tokenizer and its template.
-3. Calls that compute block, so they run in threads and release the interpreter; a call that was begun runs to its end.
+3. Embedding blocks, so it runs in a thread and releases the interpreter; a call that was begun runs to its end.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from steelyard.errors import ConfigError, Unavailable
+from steelyard.errors import BadRequest, ConfigError, Unavailable
 
 _HTTP_TIMEOUT = aiohttp.ClientTimeout(total=60)
 _QUIET = -1
@@ -29,7 +30,7 @@ REFUSED = "engine_refused"
 
 
 class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server is opened: sequences at once, compute threads, context per sequence, and tokens per batch.
+    """How a context is opened: sequences at once, compute threads, context per sequence, and tokens per batch.
 
     Below 64 tokens a batch computes the very bits that one token alone gets; from there on llama.cpp's attention takes
     another kernel, 0.1 nats away on SmolLM2-135M. So what a slot happens to have cached, who shares its batch, and
@@ -40,25 +41,37 @@ class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     context_tokens: int = 2048
     batch_tokens: int = 48
-    is_embedder: bool = False
 
 
 class LlamaServer:
     """A loaded model in llama.cpp's own server; owned by one engine."""
 
-    def __init__(self, server: Any, api_key: str, options: LlamaOptions) -> None:
+    def __init__(self, server: Any, api_key: str) -> None:
         self._server = server
         self._api_key = api_key
-        self._pool = ThreadPoolExecutor(max_workers=options.slots + 1, thread_name_prefix="llama")
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="llama-server")
         self._http: aiohttp.ClientSession | None = None
-        self.options = options
         self.base_url = str(server.listening_address)
 
-    def submit(self, call: str, body: dict[str, Any]) -> Future[dict[str, Any]]:
-        """Start `handle_completions` or `handle_embeddings` in a thread and return its future."""
+    async def embed(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Return the embeddings of texts as OpenAI's JSON.
+
+        Raises:
+            BadRequest: it refused a text.
+            Unavailable: it failed, or is closed.
+        """
         if self._server is None:
-            raise Unavailable("the model engine is closed", code="engine_closed")
-        return self._pool.submit(getattr(self._server, call), body)
+            raise _closed()
+        loop = asyncio.get_running_loop()
+        answer: dict[str, Any] = await loop.run_in_executor(
+            self._pool, self._server.handle_embeddings, {"input": list(texts)}
+        )
+        if error := answer.get("error"):
+            message = str(error.get("message", error))
+            if error.get("type") in ("exceed_context_size_error", "invalid_request_error"):
+                raise BadRequest(f"the engine refused the text: {message}", param="input")
+            raise Unavailable(f"the engine failed: {message}", code="engine_failed")
+        return answer
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask the server's own port (tokenizer, template) and return its JSON.
@@ -67,7 +80,7 @@ class LlamaServer:
             Unavailable: it is closed, or answered with an error.
         """
         if self._server is None:
-            raise Unavailable("the model engine is closed", code="engine_closed")
+            raise _closed()
         if self._http is None:
             headers = {"Authorization": f"Bearer {self._api_key}"}
             # The library closes connections that it kept alive without a word; a request on its way is then lost.
@@ -95,18 +108,22 @@ class LlamaServer:
             await asyncio.to_thread(holder.clear)
 
 
-async def open_llama_server(path: Path, options: LlamaOptions) -> LlamaServer:
-    """Load a model file and return its server.
+async def open_llama_server(path: Path, options: LlamaOptions, *, embeds: bool) -> LlamaServer:
+    """Load a model file and return its server; one that doesn't embed leaves the weights where they are on disk.
 
     Raises:
         ConfigError: xllamacpp is not installed, or the file can't be loaded.
     """
     api_key = secrets.token_hex(32)
-    server = await asyncio.to_thread(_load, path, options, api_key)
-    return LlamaServer(server, api_key, options)
+    server = await asyncio.to_thread(_load, path, options, api_key, embeds)
+    return LlamaServer(server, api_key)
 
 
-def _load(path: Path, options: LlamaOptions, api_key: str) -> Any:
+def _closed() -> Unavailable:
+    return Unavailable("the model engine is closed", code="engine_closed")
+
+
+def _load(path: Path, options: LlamaOptions, api_key: str, embeds: bool) -> Any:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import xllamacpp
@@ -123,7 +140,6 @@ def _load(path: Path, options: LlamaOptions, api_key: str) -> Any:
     params.fit_params = False
     params.warmup = False
     params.cache_ram_mib = 0
-    params.slot_prompt_similarity = 0.4  # a batched step finds its slot by its tokens: all but the last are there
     params.cache_idle_slots = False
     params.verbosity = _QUIET
     params.hostnames = ["127.0.0.1"]
@@ -131,7 +147,8 @@ def _load(path: Path, options: LlamaOptions, api_key: str) -> Any:
     params.api_keys = [api_key]
     params.n_threads_http = 2
     params.ui = params.endpoint_slots = params.endpoint_props = params.endpoint_metrics = False
-    if options.is_embedder:
+    params.no_extra_bufts = not embeds  # no copy of the weights in another layout
+    if embeds:
         params.embedding = True
         params.embd_normalize = 2
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

@@ -20,7 +20,7 @@ _END_PIECES = frozenset(
 class Vocabulary:
     """What each token of a model spells, by id."""
 
-    __slots__ = ("_ends", "_spelled", "longest_bytes", "plain_token")
+    __slots__ = ("_ends", "_spelled", "longest_bytes")
 
     def __init__(self, header: GgufHeader) -> None:
         """Build the table.
@@ -44,7 +44,6 @@ class Vocabulary:
             if token_id == header.eos_token_id or (kind in CONTROL_TYPES and piece in _END_PIECES)
         )
         self.longest_bytes = max((len(text) for text in self._spelled), default=0)
-        self.plain_token = next((i for i, text in enumerate(self._spelled) if text == b"a"), 0)
 
     def __len__(self) -> int:
         return len(self._spelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from steelyard.engines.llama_library import ContextParams, LlamaLibrary, check_version
 from steelyard.errors import ConfigError
 
-LOCK = Path(__file__).parents[3] / "requirements.lock"
+PROJECT = Path(__file__).parents[3] / "pyproject.toml"
+LOCK = PROJECT.with_name("requirements.lock")
 
 
 class FakeHandle:
@@ -28,9 +30,12 @@ class FakeHandle:
 
 
 def test_library_of_the_lock_is_one_whose_layouts_were_read() -> None:
-    """Whoever raises the locked version has to read its headers and run the scorer's tests first."""
+    """Whoever raises the locked version has to read its headers and run the engine's tests first; what users install is
+    pinned to the same.
+    """
     (locked,) = re.findall(r"^xllamacpp==(\S+)", LOCK.read_text(), re.MULTILINE)
     check_version(locked)
+    assert tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]["node"] == [f"xllamacpp=={locked}"]
 
 
 def test_library_of_another_version_is_refused() -> None:

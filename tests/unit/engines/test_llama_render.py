@@ -27,7 +27,7 @@ class RefusingServer:
 def test_conversation_that_the_template_refuses_is_the_callers_fault(code: str, error: type[Exception]) -> None:
     """A template may demand that roles alternate: that is a 400 on `messages`; a dead server stays a 503."""
     engine = LlamaEngine(Path("none.gguf"))
-    engine._generator = cast(LlamaServer, RefusingServer(code))
+    engine._reader = cast(LlamaServer, RefusingServer(code))
     with pytest.raises(error, match="roles must alternate") as caught:
         asyncio.run(engine.render([{"role": "assistant", "content": "x"}]))
     assert type(caught.value) is error

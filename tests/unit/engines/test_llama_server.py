@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
-from steelyard.engines.llama_server import LlamaOptions, LlamaServer
+from steelyard.engines.llama_server import LlamaServer
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\nConnection: keep-alive\r\n\r\n"
 BODY = b'{"tokens":[]}'
@@ -26,7 +26,7 @@ def test_requests_after_a_dropped_connection_are_answered() -> None:
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as door:
             port = door.sockets[0].getsockname()[1]
             fake = SimpleNamespace(listening_address=f"http://127.0.0.1:{port}")
-            server = LlamaServer(fake, "key", LlamaOptions())
+            server = LlamaServer(fake, "key")
             answers = [await server.post("/tokenize", {}) for _ in range(3)]
             await server.aclose()
             return answers
