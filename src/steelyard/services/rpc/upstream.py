@@ -253,4 +253,4 @@ def _too_long() -> Unavailable:
 
 def _without_url(error: BaseException) -> str:
     """What went wrong, without the address, which may hold a key and is nobody else's business."""
-    return type(error).__name__ if str(error) else "no answer in time"
+    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
