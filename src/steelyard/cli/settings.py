@@ -75,6 +75,9 @@ class GatewaySection(_Section):
     max_body_bytes: int = Field(default=2 << 20, ge=1024)
     max_calls: int = Field(default=4096, ge=1)
     deadline_s: Seconds = 300.0
+    first_byte_s: float = Field(default=20.0, ge=0)
+    stall_s: float = Field(default=15.0, ge=0)
+    rescue_wait_s: float = Field(default=2.0, ge=0)
     grace_s: Seconds = 30.0
     max_attempts: int = Field(default=3, ge=1, le=16)
     voucher_count: int = Field(default=64, ge=1)
