@@ -91,6 +91,11 @@ class GatewaySection(_Section):
     checks_keep_s: float = Field(default=900.0, ge=0)
     checks_keep_bytes: int = Field(default=64 << 20, ge=0)
     consents_to_demands: bool = True
+    relay_batch_items: int = Field(default=1_000, ge=1)
+    relay_subscriptions: int = Field(default=64, ge=0)
+    relay_messages_per_minute: int = Field(default=6_000, ge=1)
+    relay_cache_bytes: int = Field(default=64 << 20, ge=0)
+    relay_cache_s: float = Field(default=600.0, ge=0)
     is_proving: bool = True
     drain_s: Seconds = 10.0
     serves_cors: bool = True

@@ -1,6 +1,6 @@
 """The gateway as a bare ASGI callable: no framework stands between the socket and our own work.
 
-1. Hot routes go straight to work.py; the rest is pages.py.
+1. Hot routes go straight to work.py, the relay's to relay_fronts.py; the rest is pages.py.
 2. Whatever is raised before the first byte becomes a reply in OpenAI's error shape, with the request's id.
 3. Our own bugs are logged whole under an id, and only the id is shown.
 
@@ -19,6 +19,8 @@ from steelyard.gateway.crashes import describe_crash
 from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.pages import Pages
 from steelyard.gateway.randomness import RandomPool
+from steelyard.gateway.relay_fronts import RelayFronts
+from steelyard.gateway.relay_routes import read_route, shown_path
 from steelyard.gateway.replies import (
     BEGUN,
     CORS_HEADERS,
@@ -29,9 +31,9 @@ from steelyard.gateway.replies import (
     Scope,
     Send,
     error_reply,
-    fault_reply,
     head_block,
     send_reply,
+    shown_fault,
 )
 from steelyard.gateway.request_bodies import ClientGone
 from steelyard.gateway.work import Work
@@ -50,6 +52,7 @@ class GatewayApp:
         work: Work,
         pages: Pages,
         checks: CheckPages,
+        fronts: RelayFronts,
         metrics: Metrics,
         random: RandomPool,
         *,
@@ -58,12 +61,16 @@ class GatewayApp:
         self._work = work
         self._checks = checks
         self._pages = pages
+        self._fronts = fronts
         self._metrics = metrics
         self._random = random
         self._serves_cors = serves_cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; any other scope than HTTP is not served."""
+        """Answer one request, or serve one socket; any other scope is not served."""
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             raise RuntimeError(f"this application serves http, not {scope['type']}")
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -71,9 +78,17 @@ class GatewayApp:
         request_id = extra[0][1]
         path = scope["path"]
         api = HOT_ROUTES.get(path)
+        route = None if api is not None or scope["method"] == "OPTIONS" else read_route(path, headers)
         try:
             if api is not None and scope["method"] == "POST":
                 status = await self._work.answer(api, headers, receive, send, extra, scope.get(BEGUN))
+            elif route is not None:
+                api = f"/{route.front}"
+
+                def describe(error: Exception) -> SteelyardError:
+                    return self._describe(error, path, request_id)
+
+                status = await self._fronts.answer(route, scope, headers, receive, send, extra, describe)
             else:
                 reply = await self._cold(scope, path, headers, receive)
                 status = reply.status
@@ -83,6 +98,15 @@ class GatewayApp:
         except Exception as error:  # a supervisor: what is not a refusal is logged whole, and shown as an id
             status = await self._answer_error(error, path, request_id, send, extra)
         self._metrics.replies[api or _route_of(path), status] += 1
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ((_, request_id),) = self.extra_headers({})
+
+        def describe(error: Exception) -> SteelyardError:
+            return self._describe(error, scope["path"], request_id)
+
+        status = await self._fronts.sockets.serve(scope, receive, send, describe)
+        self._metrics.replies["/rpc socket", status] += 1
 
     def extra_headers(self, headers: dict[bytes, bytes]) -> tuple[Header, ...]:
         """Return what every reply carries: the request's id first, and for a browser what it asks for."""
@@ -116,22 +140,31 @@ class GatewayApp:
     async def _answer_error(
         self, error: Exception, path: str, request_id: bytes, send: Send, extra: tuple[Header, ...]
     ) -> int:
-        if isinstance(error, SteelyardError) and not isinstance(error, Fault):
-            reply, code = error_reply(error), error.code
-            if error.status >= 500:
-                _log.warning("request_failed", path=path, code=code, reason=error.message, request=request_id.decode())
-        else:
-            fault_id = "fault_" + self._random.take(6).hex()
-            _log.error(
-                "request_crashed", path=path, fault=fault_id, request=request_id.decode(), **describe_crash(error)
-            )
-            reply, code = fault_reply(fault_id), "internal_error"
-        self._metrics.errors[code] += 1
+        reply = error_reply(self._describe(error, path, request_id))
         try:
             await send_reply(send, reply, extra)
         except RuntimeError:
             raise error from None  # the answer had begun: the server closes the connection, nothing looks whole
         return reply.status
+
+    def _describe(self, error: Exception, path: str, request_id: bytes) -> SteelyardError:
+        """Log and count an error, and return what a client is told of it."""
+        path = shown_path(path)
+        shown: SteelyardError
+        if isinstance(error, SteelyardError) and not isinstance(error, Fault):
+            shown = error
+            if error.status >= 500:
+                _log.warning(
+                    "request_failed", path=path, code=error.code, reason=error.message, request=request_id.decode()
+                )
+        else:
+            fault_id = "fault_" + self._random.take(6).hex()
+            _log.error(
+                "request_crashed", path=path, fault=fault_id, request=request_id.decode(), **describe_crash(error)
+            )
+            shown = shown_fault(fault_id)
+        self._metrics.errors[shown.code] += 1
+        return shown
 
 
 def _wrong_method(path: str, method: str, allowed: bytes) -> Reply:
@@ -145,7 +178,7 @@ def _preflight(headers: dict[bytes, bytes]) -> Reply:
         204,
         b"",
         (
-            (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+            (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             (b"access-control-allow-headers", asked[:1024]),
             (b"access-control-max-age", _PREFLIGHT_S),
         ),

@@ -36,6 +36,7 @@ from steelyard.gateway.pages import Pages
 from steelyard.gateway.payer import Payer
 from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.recovery import Recovery
+from steelyard.gateway.relay_fronts import RelayFronts
 from steelyard.gateway.replays import Replays
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import Settlement
@@ -80,6 +81,7 @@ class Gateway:
     hangups: HangupWatch
     pages: Pages
     sessions: CheckSessions
+    fronts: RelayFronts
     app: GatewayApp
     fast: FastPath
     desk: FaultDesk
@@ -149,6 +151,7 @@ class Gateway:
             "open_links": len({id(lane.link) for lane in lanes if lane.link is not None and lane.link.is_up}),
             "tasks": len(asyncio.all_tasks()),
             "chain_age_seconds": min(now_s - self.watch.sight.seen_s, 1e9),
+            **self.fronts.gauges(),
         }
 
     async def aclose(self) -> None:
@@ -275,7 +278,20 @@ async def assemble(
     checks = CheckPages(
         database, settlement.store, sessions, consents, account=account, find_link=catalogue.find_link, clock=clock
     )
-    app = GatewayApp(work, pages, checks, metrics, random, serves_cors=settings.serves_cors)
+    fronts = RelayFronts(
+        settings,
+        access,
+        catalogue,
+        dispatcher,
+        work,
+        replays,
+        hangups,
+        metrics,
+        random,
+        why_full=why_full,
+        clock=clock,
+    )
+    app = GatewayApp(work, pages, checks, fronts, metrics, random, serves_cors=settings.serves_cors)
     gateway = Gateway(
         settings,
         database,
@@ -293,6 +309,7 @@ async def assemble(
         hangups,
         pages,
         sessions,
+        fronts,
         app,
         FastPath(
             work,

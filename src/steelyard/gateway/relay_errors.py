@@ -23,14 +23,22 @@ import msgspec
 
 from steelyard.errors import Fault, Refusal, SteelyardError
 from steelyard.gateway.replies import JSON_HEADER, Reply, error_reply
+from steelyard.services.rpc.messages import MAX_ID_BYTES, BadRpc
 
-PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
 LIMIT_EXCEEDED, UNAVAILABLE, INTERNAL_ERROR, REFUSED = -32005, -32002, -32603, -32000
 NO_ID = b"null"
 
 _BY_STATUS = {413: LIMIT_EXCEEDED, 429: LIMIT_EXCEEDED, 503: UNAVAILABLE}
 
 _encode = msgspec.json.Encoder().encode
+_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class _Id(msgspec.Struct):
+    id: msgspec.Raw = msgspec.Raw(NO_ID)
+
+
+_decode_id = msgspec.json.Decoder(_Id).decode
 
 
 def rpc_error(id_raw: bytes, code: int, message: str, data: dict[str, object] | None = None) -> bytes:
@@ -43,21 +51,46 @@ def rpc_error(id_raw: bytes, code: int, message: str, data: dict[str, object] | 
 
 def rpc_code(error: SteelyardError) -> int:
     """Return the JSON-RPC code for one of our own errors."""
-    if isinstance(error, Fault):
-        return INTERNAL_ERROR
-    return _BY_STATUS.get(error.status, REFUSED)
+    if isinstance(error, BadRpc):
+        return error.rpc_code
+    return INTERNAL_ERROR if isinstance(error, Fault) else _BY_STATUS.get(error.status, REFUSED)
 
 
 def refusal_object(error: SteelyardError, id_raw: bytes) -> bytes:
-    """Return the error object for one of our own errors."""
+    """Return the error object for one of our own errors; what JSON-RPC itself has a code for knows its id."""
+    if isinstance(error, BadRpc):
+        return rpc_error(error.id_raw or NO_ID, error.rpc_code, error.message, {"code": error.code})
     data: dict[str, object] = {"code": error.code, "status": error.status}
     if isinstance(error, Refusal) and error.retry_after_s is not None:
         data["retry_after_s"] = error.retry_after_s
     return rpc_error(id_raw, rpc_code(error), error.message, data)
 
 
+def read_ids(body: bytes) -> tuple[list[bytes], bool]:
+    """Return the ids of whatever requests can be told apart in a body, and whether it is a batch."""
+    try:
+        if body.lstrip()[:1] != b"[":
+            return [_id_of(body)], False
+        return [_id_of(raw) for raw in _split(body)], True
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return [], False
+
+
+def _id_of(raw: bytes | msgspec.Raw) -> bytes:
+    try:
+        found = bytes(_decode_id(raw).id)
+    except msgspec.ValidationError:
+        return NO_ID
+    return found if found[:1] not in (b"{", b"[", b"t", b"f") and len(found) <= MAX_ID_BYTES else NO_ID
+
+
 def refusal_reply(error: SteelyardError, ids: Sequence[bytes], *, is_batch: bool) -> Reply:
-    """Return the HTTP reply for an error that concerns a whole request: its own status, each id answered."""
+    """Return the HTTP reply for an error that concerns a whole request: its own status, each id answered.
+
+    What JSON-RPC itself has a code for is 200 and one object, as its world does.
+    """
+    if isinstance(error, BadRpc):
+        return Reply(200, refusal_object(error, NO_ID))
     plain = error_reply(error)
     objects = [refusal_object(error, id_raw) for id_raw in ids or (NO_ID,)]
     body = b"[%s]" % b",".join(objects) if is_batch else objects[0]

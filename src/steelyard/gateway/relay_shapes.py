@@ -3,14 +3,12 @@
 1. `rpc`: one JSON object, or a list of them, with the ids of the request, in its order. A provider that sends something
    else broke the rules: nothing is paid.
 2. `rpc.subscribe`: each piece is one notification's result and a line break, or nothing (the subscription stands).
-3. `rest`: `b"<status> <content type>\\n"` and the body, taken apart by `split_rest`.
+3. `rest`: one line with status and content type, and the body.
 
 Law: docs/spec/relay.md; docs/spec/kinds/rpc.md, docs/spec/kinds/rest.md.
 """
 
 from __future__ import annotations
-
-import re
 
 import msgspec
 
@@ -18,9 +16,7 @@ from steelyard.errors import BadMessage, SteelyardError
 from steelyard.link.port import Piece
 from steelyard.protocol.messages import Receipt
 from steelyard.services.port import Request
-
-_HEAD = re.compile(rb"([2-5]\d\d) ([\x20-\x7e]{0,200})")
-MAX_HEAD = 210
+from steelyard.services.rest.requests import read_answer
 
 
 class Answered(msgspec.Struct):
@@ -47,15 +43,6 @@ def read_answered(content: bytes, *, is_batch: bool) -> list[Answered]:
 def split_batch(content: bytes) -> list[bytes]:
     """Return the items of a batch's answer as they came."""
     return [bytes(one) for one in _split_many(content)]
-
-
-def split_rest(content: bytes) -> tuple[int, bytes, bytes]:
-    """Return status, content type and body of a `rest` answer; raises BadMessage for a malformed head."""
-    end = content.find(b"\n", 0, MAX_HEAD)
-    found = _HEAD.fullmatch(content[:end]) if end >= 0 else None
-    if found is None:
-        raise BadMessage("the answer does not begin with a status and a content type")
-    return int(found[1]), found[2], content[end + 1 :]
 
 
 class RelayShape:
@@ -86,6 +73,8 @@ class RpcShape(RelayShape):
 
     def whole(self, piece: Piece, receipt: Receipt, stamp: bytes) -> bytes:
         payload = self._request.payload
+        if not piece.content and not any(one.id_raw for one in payload.items):
+            return b""
         answered = read_answered(piece.content, is_batch=payload.is_batch)
         if [bytes(one.id) for one in answered] != [one.id_raw for one in payload.items if one.id_raw]:
             raise BadMessage("the answer's ids are not those of the request, in its order")
@@ -101,8 +90,8 @@ class SubscribeShape(RelayShape):
 
     def chunk(self, piece: Piece) -> bytes:
         content = piece.content
-        if content and (content[-1:] != b"\n" or b"\n" in content[:-1]):
-            raise BadMessage("a notification is no single line")
+        if content and content[-1:] != b"\n":
+            raise BadMessage("a notification does not end in a line break")
         return content[:-1]
 
 
@@ -112,5 +101,8 @@ class RestShape(RelayShape):
     __slots__ = ()
 
     def whole(self, piece: Piece, receipt: Receipt, stamp: bytes) -> bytes:
-        split_rest(piece.content)
+        try:
+            read_answer(piece.content)
+        except ValueError as error:
+            raise BadMessage(str(error)) from error
         return piece.content

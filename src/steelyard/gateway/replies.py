@@ -31,7 +31,7 @@ SSE_HEADERS: tuple[Header, ...] = (
 )
 EXPOSED = (
     b"x-request-id, retry-after, x-steelyard-provider, x-steelyard-model, x-steelyard-quantisation, "
-    b"x-steelyard-grade, x-steelyard-call, x-steelyard-receipt, x-steelyard-cost-nano"
+    b"x-steelyard-grade, x-steelyard-call, x-steelyard-receipt, x-steelyard-cost-nano, x-steelyard-cache"
 )
 CORS_HEADERS: tuple[Header, ...] = (
     (b"access-control-allow-origin", b"*"),
@@ -84,13 +84,16 @@ def error_reply(error: SteelyardError, *, status: int | None = None, headers: tu
     return Reply(status, msgspec.json.encode({"error": error_object(error, status=status)}), tuple(out))
 
 
+def shown_fault(fault_id: str) -> Fault:
+    """Return what a client is told of a bug of ours."""
+    return Fault(
+        f"the gateway failed on this request; its log names the cause under {fault_id}. Try again, then report it"
+    )
+
+
 def fault_reply(fault_id: str) -> Reply:
     """Return the reply for a bug of ours."""
-    return error_reply(
-        Fault(
-            f"the gateway failed on this request; its log names the cause under {fault_id}. Try again, then report it"
-        )
-    )
+    return error_reply(shown_fault(fault_id))
 
 
 def json_reply(value: object, status: int = 200) -> Reply:

@@ -32,6 +32,7 @@ from steelyard.gateway.http_protocol import GatewayProtocol
 from steelyard.gateway.network_quality import QualityView
 from steelyard.gateway.pages import Address
 from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.socket_protocol import SocketProtocol
 from steelyard.gateway.watch import keep_beating
 from steelyard.link.channel import TlsIdentity
 from steelyard.link.limits import LinkLimits
@@ -193,7 +194,8 @@ async def _http(gateway: Gateway, listener: socket.socket, settings: GatewaySett
     config = uvicorn.Config(
         gateway.app,
         http=partial(GatewayProtocol, gateway.fast),  # type: ignore[arg-type]  # it is called like the class
-        ws="none",
+        ws=SocketProtocol,
+        ws_max_size=settings.max_body_bytes,
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -39,7 +39,6 @@ class GatewaySettings:
         relay_cache_bytes, relay_cache_s: how much of answers that stay true is kept in memory, and how long; 0 bytes
             keep none.
         is_proving: prove lies of providers on chain as they are found; they are kept in any case.
-        is_proving: prove lies of providers on chain as they are found; they are kept in any case.
         admin_key_ids: keys that may read every call.
         drain_s: how long a stop waits for calls in flight.
         serves_cors: whether browsers on other origins may call.
@@ -76,7 +75,6 @@ class GatewaySettings:
     relay_messages_per_minute: int = 6_000
     relay_cache_bytes: int = 64 << 20
     relay_cache_s: float = 600.0
-    is_proving: bool = True
     is_proving: bool = True
     admin_key_ids: frozenset[str] = frozenset()
     drain_s: float = 10.0

@@ -1,0 +1,342 @@
+"""JSON-RPC over HTTP: from a request's bytes to its answer, by the one road that all work takes.
+
+1. Refusals come in this order: key, chain, size, rate, load, Idempotency-Key, JSON-RPC, budget, escrow, providers.
+2. A body is one order at most; what is refused or known here is left out of it (relay_plan.py). A provider that fails
+   is replaced before the first byte (work.py).
+3. Every refusal carries JSON-RPC's error object with the request's own id; those of the network keep their HTTP status.
+4. `begin` is the hot path: it sends an order, or knows an answer, without waiting, a task or ASGI.
+5. No key, request or answer is logged.
+
+Law: docs/spec/relay.md, sections 1 to 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from steelyard.errors import BadRequest, NotFound, SteelyardError, Unavailable
+from steelyard.gateway.hangups import Patient
+from steelyard.gateway.relay_cache import CachedAnswer, RelayCache
+from steelyard.gateway.relay_errors import read_ids, refusal_reply
+from steelyard.gateway.relay_heights import Heights
+from steelyard.gateway.relay_plan import API, Plan, cache_header, family_of, make_plan
+from steelyard.gateway.relay_routes import RelayRoute
+from steelyard.gateway.relay_shapes import read_answered
+from steelyard.gateway.replies import JSON_HEADER, Header, Receive, Reply, Send, error_reply, send_reply
+from steelyard.gateway.request_bodies import ClientGone, read_body
+from steelyard.services.rpc.catalogue import find_chain, nearest_chains
+
+if TYPE_CHECKING:
+    from steelyard.gateway.access import Access, Account
+    from steelyard.gateway.attempt import Attempt
+    from steelyard.gateway.catalogue import Catalogue
+    from steelyard.gateway.dispatch import Dispatcher
+    from steelyard.gateway.hangups import HangupWatch
+    from steelyard.gateway.listing import Listing
+    from steelyard.gateway.metrics import Metrics
+    from steelyard.gateway.replays import Replays
+    from steelyard.gateway.settings import GatewaySettings
+    from steelyard.gateway.work import Work
+
+KIND = "rpc"
+SUBSCRIBE = "rpc.subscribe"
+SMALL_BODY_BYTES = 64 * 1024
+
+Describe = Callable[[Exception], SteelyardError]
+"""Logs and counts an error and returns what a client may be told of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, of which service, and whether in private."""
+
+    account: Account
+    listing: Listing
+    is_private: bool
+
+
+class Relay:
+    """The JSON-RPC front of one gateway.
+
+    Args:
+        heights: how high each chain is believed to be; learned from what is asked anyway.
+        why_full: why no call is taken now, or an empty string. clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        access: Access,
+        catalogue: Catalogue,
+        dispatcher: Dispatcher,
+        work: Work,
+        replays: Replays,
+        hangups: HangupWatch,
+        metrics: Metrics,
+        cache: RelayCache,
+        *,
+        heights: Heights,
+        why_full: Callable[[], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.access = access
+        self.cache = cache
+        self.clock = clock
+        self.why_full = why_full
+        self._catalogue = catalogue
+        self._dispatcher = dispatcher
+        self._work = work
+        self._replays = replays
+        self._hangups = hangups
+        self._metrics = metrics
+        self.heights = heights
+
+    def begin(self, route: RelayRoute, headers: dict[bytes, bytes], body: bytes) -> Attempt | Reply | None:
+        """Send the order for one body at once, or return its answer if it is known here; None: `answer` serves it.
+
+        Of an attempt that ends well `out[0]` is the client's answer; hand it to `keep` then.
+
+        Args:
+            route: of `read_route`, the front RPC. headers: lower-case. body: all of it, within the gateway's bound.
+        """
+        now_s = self.clock()
+        account = self.access.recall(route.authorization, now_s)
+        listing = self._catalogue.listings.get(route.service)
+        if account is None or listing is None or listing.manifest.kind != KIND or self.why_full():
+            return None
+        try:
+            plan = self._plan(listing, body, now_s)
+        except SteelyardError:
+            return None  # `answer` comes to the same, and says so
+        if plan.slots and plan.request is not None:
+            return None
+        if not self.access.try_turn(account, now_s):
+            return None
+        if plan.request is None:
+            return self._known(plan)
+        job = self._dispatcher.build_job(
+            account, listing, plan.request, plan.body, is_private=is_private(headers), started_s=now_s
+        )
+        attempt = self._dispatcher.place_now(job)
+        if attempt is None:
+            self.access.give_back_turn(account)
+        return attempt
+
+    def keep(self, attempt: Attempt, plan: Plan | None = None) -> None:
+        """Keep what may be kept of a good answer; without its plan it is made again."""
+        job = attempt.job
+        if job.is_private or not attempt.out:
+            return
+        now_s = self.clock()
+        self._note_height(attempt, now_s)
+        try:
+            if plan is None:
+                plan = self._plan(job.listing, job.body, now_s)
+            for key, result in plan.keepable(attempt.out[0]):
+                seller = attempt.seller
+                self.cache.keep(
+                    key, CachedAnswer(result, seller.link.provider, seller.headers, attempt.receipt_hex, now_s)
+                )
+        except SteelyardError:
+            return  # the answer was good, there is nothing in it to keep
+
+    async def answer(
+        self,
+        route: RelayRoute,
+        method: str,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        send: Send,
+        extra: tuple[Header, ...],
+        describe: Describe,
+        begun: Attempt | None = None,
+    ) -> int:
+        """Answer one request and return the status; raises ClientGone and nothing else.
+
+        `begun` is what `begin` made of the request, if it did: the answer goes on from there.
+        """
+        body, is_read = (b"", False) if begun is None else (begun.job.body, True)
+        try:
+            if begun is not None:
+                reply = await self._resume(begun, receive)
+            elif method != "POST":
+                error = BadRequest(
+                    f"{method} is not served here: use POST, or connect as a WebSocket", code="method_not_allowed"
+                )
+                reply = error_reply(error, status=405, headers=((b"allow", b"POST"),))
+            else:
+                account = await self.admit(route.authorization)
+                listing = await self.find_listing(route.service)
+                is_read = True
+                body = await read_body(receive, headers, self.settings.max_body_bytes)
+                self.access.take_turn(account)
+                caller = Caller(account, listing, is_private(headers))
+                reply = await self._answer_once(caller, headers, body, receive)
+        except ClientGone:
+            raise
+        except Exception as error:  # a supervisor: `describe` logs what is no refusal, and shows it as an id
+            ids, is_batch = read_ids(body if is_read else await _read_small(headers, receive))
+            reply = refusal_reply(describe(error), ids, is_batch=is_batch)
+        await send_reply(send, reply, extra)
+        return reply.status
+
+    async def admit(self, authorization: bytes | None) -> Account:
+        """Return whose key it is; raises Unauthorized."""
+        return self.access.recall(authorization, self.clock()) or await self.access.admit(authorization)
+
+    async def find_listing(self, name: str, kind: str = KIND) -> Listing:
+        """Return what is on sale under a name of a chain.
+
+        Raises:
+            NotFound: nobody sells such a chain; tells the nearest ids. Unavailable: nobody is linked now.
+        """
+        row = find_chain(name)
+        names = (name, name.lower()) if row is None else (name, name.lower(), row.id)
+        for one in names:
+            listing = self._catalogue.listings.get(one)
+            if listing is not None and listing.manifest.kind == kind:
+                return listing
+        for listing in self._catalogue.listings.values():
+            if row is not None and listing.manifest.chain == row.id and listing.manifest.kind == kind:
+                return listing
+        for one in names:
+            if await self._catalogue.is_registered(one):
+                raise Unavailable(
+                    f"no provider of {one[:80]!r} is linked to this gateway now: try again in a few seconds",
+                    retry_after_s=5.0,
+                )
+        sold = sorted(one.name for one in self._catalogue.listings.values() if one.manifest.kind == kind)
+        near = ", ".join(list(dict.fromkeys([*nearest_chains(name), *sold]))[:8]) or "none is on sale now"
+        raise NotFound(
+            f"nobody sells {name[:80]!r} here; the nearest: {near}. On sale: {', '.join(sold[:20]) or 'none now'}",
+            code="chain_not_found",
+        )
+
+    async def ask(self, caller: Caller, body: bytes, patient: Patient) -> Reply:
+        """Return the answer to one JSON-RPC body; raises a Refusal, `BadRpc` among them, or ClientGone."""
+        started_s = self.clock()
+        plan = self._plan(caller.listing, body, started_s)
+        if plan.request is None:
+            return self._known(plan)
+        job = self._dispatcher.build_job(
+            caller.account, caller.listing, plan.request, plan.body, is_private=caller.is_private, started_s=started_s
+        )
+        attempt = await self._work.buy(job, patient)
+        self.keep(attempt, plan)
+        self._metrics.answered.observe(self.clock() - started_s)
+        return Reply(200, plan.join(attempt.out[0]), (JSON_HEADER, *bought_headers(attempt), *cache_header(plan)))
+
+    async def subscribe(self, caller: Caller, body: bytes, avoided: frozenset[bytes]) -> Attempt:
+        """Return an order for a subscription that a provider took, none of those to be avoided; raises a Refusal."""
+        if full := self.why_full():
+            raise Unavailable(full, code="overloaded", retry_after_s=1.0)
+        listing = caller.listing
+        job = self._dispatcher.build_job(
+            caller.account,
+            listing,
+            listing.service.parse(SUBSCRIBE, body),
+            body,
+            is_private=caller.is_private,
+            started_s=self.clock(),
+        )
+        job.tried += [seller for seller in listing.sellers if seller.link.provider in avoided]
+        return await self._work.buy(job, unwatched())
+
+    async def _answer_once(self, caller: Caller, headers: dict[bytes, bytes], body: bytes, receive: Receive) -> Reply:
+        if full := self.why_full():
+            raise Unavailable(full, code="overloaded", retry_after_s=1.0)
+        idem_key = headers.get(b"idempotency-key")
+        if idem_key is None:
+            return await self._ask_watched(caller, body, receive)
+        api = f"{API}:{caller.listing.name}"
+        recording = await self._replays.begin(caller.account.key_id, idem_key, api, body)
+        if isinstance(recording, Reply):
+            return Reply(recording.status, recording.body, (*recording.headers, (b"x-steelyard-replayed", b"true")))
+        try:
+            reply = await self._ask_watched(caller, body, receive)
+            await recording.keep(reply)
+            return reply
+        finally:
+            await recording.close()
+
+    async def _ask_watched(self, caller: Caller, body: bytes, receive: Receive) -> Reply:
+        patient = self._hangups.add(receive)
+        try:
+            return await self.ask(caller, body, patient)
+        finally:
+            self._hangups.remove(patient)
+
+    async def _resume(self, begun: Attempt, receive: Receive) -> Reply:
+        patient = self._hangups.add(receive)
+        try:
+            attempt = await self._work.buy(begun.job, patient, begun)
+        finally:
+            self._hangups.remove(patient)
+        self.keep(attempt)
+        return Reply(200, attempt.out[0], (JSON_HEADER, *bought_headers(attempt)))
+
+    def _plan(self, listing: Listing, body: bytes, now_s: float) -> Plan:
+        return make_plan(
+            listing,
+            body,
+            self.cache,
+            height=lambda: self.heights.find(listing.name, now_s),
+            max_items=self.settings.relay_batch_items,
+            now_s=now_s,
+        )
+
+    def _note_height(self, attempt: Attempt, now_s: float) -> None:
+        """Take a provider's word for the height, where the chain's own question for it was asked."""
+        listing, payload = attempt.job.listing, attempt.job.request.payload
+        family = family_of(listing)
+        if family is None or payload.is_batch or payload.items[0].method != family.height.method:
+            return
+        (answered,) = read_answered(attempt.out[0], is_batch=False)
+        height = family.height.pick_number(msgspec.json.decode(answered.result)) if answered.result else None
+        if height is not None:
+            self.heights.note(listing.name, attempt.seller.link.provider, height, now_s)
+
+    def _known(self, plan: Plan) -> Reply:
+        headers = (JSON_HEADER, *cache_header(plan))
+        if plan.source is not None:
+            made_by = (*plan.source.headers, (b"x-steelyard-receipt", b"0x" + plan.source.receipt_hex))
+            headers = (*headers, *made_by)
+        return Reply(200, plan.join(b""), (*headers, (b"x-steelyard-cost-nano", b"0")))
+
+
+async def _read_small(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    """The body of a request that was refused before it was read, for its id alone; a large one isn't waited for."""
+    length = headers.get(b"content-length", b"")
+    if not length.isdigit() or int(length) > SMALL_BODY_BYTES:
+        return b""
+    return await read_body(receive, headers, SMALL_BODY_BYTES)
+
+
+def unwatched() -> Patient:
+    """Return what stands for a client who is watched elsewhere: whoever asks is cancelled once it has gone."""
+    return Patient(_hear_nothing, 0.0)
+
+
+async def _hear_nothing() -> Any:
+    raise ClientGone
+
+
+def is_private(headers: dict[bytes, bytes]) -> bool:
+    """Say whether a request asks not to be shown to validators, nor kept."""
+    return headers.get(b"x-steelyard-private", b"").lower() in (b"true", b"1")
+
+
+def bought_headers(attempt: Attempt) -> tuple[Header, ...]:
+    """Return who made a whole answer, under which receipt, at what cost."""
+    cost_nano = 0 if attempt.receipt is None else attempt.receipt.cost
+    return (
+        *attempt.seller.headers,
+        (b"x-steelyard-call", b"call_" + attempt.job.call_hex),
+        (b"x-steelyard-receipt", b"0x" + attempt.receipt_hex),
+        (b"x-steelyard-cost-nano", b"%d" % cost_nano),
+    )
