@@ -33,7 +33,9 @@ from steelyard.storage.database import Database, open_database
 from steelyard.storage.events import PeerEvent, record_event
 from steelyard.storage.migrations import MIGRATIONS, Migration
 from steelyard.storage.operations import Operation
+from steelyard.storage.processes import note_process
 from steelyard.storage.schema import METADATA, migrations_applied
+from steelyard.storage.turns import lease_turns
 from steelyard.storage.waiting import WaitingRow
 from steelyard.storage.writer import open_writer
 
@@ -50,6 +52,8 @@ async def fill(database: Database, call_count: int = 10) -> None:
     await budgets.lease(database, run, "escrow", want_nano=10, least_nano=5, now_ms=1)
     await idempotency.begin_request(database, "k", "i", b"h", process="g", now_ms=1, expires_ms=2)
     await save_cursor(database, "escrow", "17")
+    await note_process(database, "gateway-2", gateway=b"g" * 20, link_url="ws://two", now_ms=1)
+    await lease_turns(database, "key", per_minute=60, want=1, now_ms=1)
     verdict = verdicts.VerdictRow(
         1,
         digest("receipt", 0),

@@ -57,6 +57,8 @@ idempotency = _table(
     """key_id text, idem_key text, request_hash blob, process text, state text, response blob, created_ms int,
     expires_ms int""",
 )
+gateway_processes = _table("gateway_processes", "process text, gateway blob, link_url text, seen_ms int")
+key_turns = _table("key_turns", "key_id text, micro_turns int, at_ms int")
 
 # ---- node
 node_lanes = _table(

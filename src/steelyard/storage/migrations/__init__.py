@@ -21,6 +21,7 @@ from steelyard.storage.migrations import (
     m0006_why,
     m0007_lies,
     m0008_charged,
+    m0009_processes,
 )
 
 
@@ -47,4 +48,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(6, "why", m0006_why.STATEMENTS),
     Migration(7, "lies", m0007_lies.STATEMENTS),
     Migration(8, "charged", m0008_charged.STATEMENTS),
+    Migration(9, "processes", m0009_processes.STATEMENTS),
 )
