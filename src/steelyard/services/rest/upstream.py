@@ -9,18 +9,14 @@ Law: docs/spec/kinds/rest.md.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from urllib.parse import SplitResult, urlsplit
-
 import aiohttp
 from yarl import URL
 
-from steelyard.errors import BadRequest, ConfigError, Unavailable
+from steelyard.errors import BadRequest, Unavailable
 from steelyard.services.rest.requests import RestPayload, pack_answer
+from steelyard.services.upstreams import find_proxy, open_session, split_url
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
-CONNECT_S = 5.0
-SILENCE_S = 60.0
 
 OWN_FAULTS = frozenset({401, 402, 403, 407, 421, 429, 500, 502, 503, 504, 508})
 """Statuses that tell of the operator's server or of the operator's standing there, and not of the call."""
@@ -34,7 +30,8 @@ class Upstream:
     """
 
     def __init__(self, url: str, *, authorization: str = "") -> None:
-        self._parts = _split(url)
+        self._parts = split_url(url, ("http", "https"), "upstream")
+        self._proxy = find_proxy(self._parts)
         self._headers = {"Authorization": authorization} if authorization else {}
         self._http: aiohttp.ClientSession | None = None
         self._is_closed = False
@@ -80,7 +77,7 @@ class Upstream:
     async def _exchange(self, method: str, url: URL, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
         try:
             async with self._session().request(
-                method, url, data=body or None, headers=headers, allow_redirects=False
+                method, url, data=body or None, headers=headers, allow_redirects=False, proxy=self._proxy
             ) as response:
                 data = bytearray()
                 async for piece in response.content.iter_any():
@@ -101,24 +98,9 @@ class Upstream:
         if self._is_closed:
             raise Unavailable("the upstream is closed", code="upstream_failed")
         if self._http is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-            self._http = aiohttp.ClientSession(
-                timeout=timeout,
-                connector=aiohttp.TCPConnector(limit=256, keepalive_timeout=30),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("Content-Type",),
-                trust_env=True,
-            )
+            self._http = open_session()
         return self._http
 
 
 def _failed(what: str) -> Unavailable:
     return Unavailable(f"the provider's server {what}", code="upstream_failed")
-
-
-def _split(url: str) -> SplitResult:
-    with suppress(ValueError):
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and not parts.fragment:
-            return parts
-    raise ConfigError("the option upstream is no URL of a server: write http:// or https:// and a host")

@@ -48,7 +48,7 @@ _decode_error = msgspec.json.Decoder(_Error).decode
 
 
 async def follow(
-    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], payload: RpcPayload
+    session: aiohttp.ClientSession, url: str, payload: RpcPayload, *, headers: Mapping[str, str], proxy: str | None
 ) -> AsyncGenerator[bytes | None, None]:
     """Subscribe and yield what comes, as the module says.
 
@@ -59,7 +59,7 @@ async def follow(
     count, is_taken, waiting = 0, False, list[bytes]()
     try:
         async with session.ws_connect(
-            url, headers=dict(headers), heartbeat=PING_S, max_msg_size=MAX_MESSAGE_BYTES, autoping=True
+            url, headers=dict(headers), proxy=proxy, heartbeat=PING_S, max_msg_size=MAX_MESSAGE_BYTES
         ) as socket:
             await socket.send_str(build_request(payload.items[0], 1).decode())
             ends_s = loop.time() + payload.max_s

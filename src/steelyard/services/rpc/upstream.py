@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+from yarl import URL
 
-from steelyard.errors import ConfigError, Unavailable
+from steelyard.errors import Unavailable
 from steelyard.services.rpc.catalogue import Probe
 from steelyard.services.rpc.messages import (
     RpcItem,
@@ -29,10 +28,9 @@ from steelyard.services.rpc.messages import (
     build_response,
     join_responses,
 )
+from steelyard.services.upstreams import find_proxy, open_session, split_url
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-CONNECT_S = 5.0
-SILENCE_S = 60.0
 FAN_OUT = 16
 """Requests of one batch that are asked at once where the node takes no batches."""
 
@@ -70,8 +68,11 @@ class Upstream:
     """
 
     def __init__(self, url: str, *, websocket_url: str = "", authorization: str = "") -> None:
-        self._url = check_url(url, ("http", "https"), "upstream")
-        self._websocket_url = check_url(websocket_url, ("ws", "wss"), "upstream_ws") if websocket_url else ""
+        self._proxy = find_proxy(split_url(url, ("http", "https"), "upstream"))
+        self._websocket_proxy = None
+        if websocket_url:
+            self._websocket_proxy = find_proxy(split_url(websocket_url, ("ws", "wss"), "upstream_ws"))
+        self._url, self._websocket_url = URL(url), websocket_url
         self._headers = {"Content-Type": "application/json"}
         if authorization:
             self._headers["Authorization"] = authorization
@@ -112,7 +113,9 @@ class Upstream:
 
         if not self._websocket_url:
             raise Unavailable("this provider has no WebSocket upstream", code="no_subscriptions")
-        async for result in follow(self._session(), self._websocket_url, self._headers, payload):
+        async for result in follow(
+            self._session(), self._websocket_url, payload, headers=self._headers, proxy=self._websocket_proxy
+        ):
             yield result
 
     async def aclose(self) -> None:
@@ -184,7 +187,7 @@ class Upstream:
     async def _post(self, data: bytes) -> tuple[int, bytes]:
         try:
             async with self._session().post(
-                self._url, data=data, headers=self._headers, allow_redirects=False
+                self._url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
             ) as response:
                 if response.status in (401, 402, 403, 407, 429):
                     raise _unwell(f"status {response.status}")
@@ -204,19 +207,8 @@ class Upstream:
         if self._is_closed:
             raise Unavailable("the upstream is closed", code="upstream_failed")
         if self._http is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-            connector = aiohttp.TCPConnector(limit=256, keepalive_timeout=30)
-            self._http = aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=True)
+            self._http = open_session()
         return self._http
-
-
-def check_url(url: str, schemes: Sequence[str], option: str) -> str:
-    """Return an upstream's URL; raises ConfigError unless it has one of the schemes and a host."""
-    with suppress(ValueError):
-        parts = urlsplit(url)
-        if parts.scheme in schemes and parts.hostname and not parts.fragment:
-            return url
-    raise ConfigError(f"the option {option} is no URL of a server: write {' or '.join(s + '://' for s in schemes)}HOST")
 
 
 def _read_response(response: _Response, number: int, status: int) -> tuple[bytes, bytes]:
