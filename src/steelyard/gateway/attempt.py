@@ -52,12 +52,13 @@ class Attempt:
 
     `key_nano` is what is reserved on the key's budget still, `paid_nano` what the key was charged. `is_replaced`: the
     answer goes on elsewhere, and the key pays there for what this leg gave. `is_unwanted`: nothing of it is needed.
-    `wake_at_s`: when a waiter is woken at the latest, monotonic.
+    `wake_at_s`: when a waiter is woken at the latest; `away_since_s`: since when its link was seen away; monotonic.
     `waiter` is called at the next thing to do, once it is set. `first_s`: when a stream's first piece came. `ended_s`:
     when its receipt came. `why`: how this seller was chosen (why.py).
     """
 
     __slots__ = (
+        "away_since_s",
         "contents",
         "ended_s",
         "failure",
@@ -137,6 +138,7 @@ class Attempt:
         self.is_replaced = False
         self.is_unwanted = False
         self.wake_at_s = math.inf
+        self.away_since_s = math.inf
         self.stamp = b""
         self.waiter: Callable[[], None] | None = None
         self.why = job.why

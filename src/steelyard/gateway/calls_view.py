@@ -18,7 +18,7 @@ import msgspec
 
 from steelyard.errors import BadRequest, NotFound
 from steelyard.gateway.access import Account
-from steelyard.gateway.settlement import PRIVATE_SUFFIX
+from steelyard.gateway.settlement import DONE, PRIVATE_SUFFIX
 from steelyard.gateway.why import show_why
 from steelyard.protocol.ids import format_call, format_hex, parse_call
 from steelyard.protocol.lanes import SignedVoucher
@@ -67,9 +67,13 @@ class CallsView:
                 code="call_not_found",
                 param="id",
             )
-        best = next((row for row in reversed(rows) if row.receipt_hash is not None), rows[-1])
+        best = max(reversed(rows), key=lambda row: (row.status.startswith(DONE), row.receipt_hash is not None))
         shown = {"object": "steelyard.call", **self._summary(best), **await load_proofs(self._database, best)}
-        shown["attempts"] = [self._summary(row) for row in rows if row is not best]
+        shown["attempts"] = [
+            self._summary(row) | ({} if row.receipt_hash is None else await load_proofs(self._database, row))
+            for row in rows
+            if row is not best
+        ]
         shown["why"] = show_why([(row.provider, row.status.removesuffix(PRIVATE_SUFFIX), row.why) for row in rows])
         return shown
 
@@ -98,6 +102,7 @@ class CallsView:
             "order_hash": format_hex(row.order_hash),
             "receipt_id": None if row.receipt_hash is None else format_hex(row.receipt_hash),
             "cost_nano": row.cost_nano,
+            "charged_nano": _charged_nano(row),
             "is_charged": row.key_id is not None,
             "created_ms": row.created_ms,
             "finished_ms": row.finished_ms,
@@ -137,6 +142,12 @@ async def load_proofs(database: Database, row: CallRow) -> dict[str, Any]:
 def fields_of(message: Message) -> dict[str, Any]:
     """Return a message's fields for JSON, by rule 4."""
     return {name: _plain(name, getattr(message, name)) for name in message.__struct_fields__}
+
+
+def _charged_nano(row: CallRow) -> int:
+    if row.charged_nano is not None:
+        return row.charged_nano
+    return 0 if row.key_id is None else row.cost_nano
 
 
 def _voucher_fields(signed: SignedVoucher) -> dict[str, Any]:

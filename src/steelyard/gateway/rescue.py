@@ -13,6 +13,7 @@ Law: docs/spec/gateway.md, section 4; docs/spec/money.md, section 8.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -35,6 +36,7 @@ from steelyard.protocol.pricing import call_cost
 _log = structlog.get_logger("steelyard.gateway")
 
 STALLED = Failure("stalled", "nothing more of the answer came for a while")
+AWAY = Failure("link_lost", "its connection is gone, and did not come back at once")
 HOPELESS_CODES = frozenset({"deadline", "cancelled", "another_answer", "gateway_fault"})
 """Ends of a leg after which nobody is asked: it is too late, not wanted, or would come to the same again."""
 
@@ -128,14 +130,16 @@ class Rescuer:
             attempt.cancel()
             raise ClientGone
 
-    async def wait(self, attempt: Attempt, patience_s: float = 0.0) -> bool:
-        """Wait for the next thing to do; True if nothing came for so long (0: for ever).
+    async def wait(self, attempt: Attempt, patience_s: float = 0.0) -> Failure | None:
+        """Wait for the next thing to do; return what is wrong if nothing came.
+
+        Args:
+            patience_s: how long a stream may be silent while its link is up; 0: for ever.
 
         Raises:
             ClientGone: the client hung up.
         """
-        if patience_s:
-            attempt.wake_at_s = self._clock() + patience_s
+        attempt.wake_at_s = self._clock() + (patience_s or math.inf)
         try:
             await attempt.wait()
         except asyncio.CancelledError:
@@ -143,7 +147,11 @@ class Rescuer:
             raise
         if attempt.is_cancelled and not attempt.is_unwanted:
             raise ClientGone
-        return not (attempt.out or attempt.is_over) and self._clock() >= attempt.wake_at_s
+        if attempt.out or attempt.is_over:
+            return None
+        if attempt.is_stream and not attempt.seller.link.is_up:
+            return AWAY
+        return STALLED if self._clock() >= attempt.wake_at_s else None
 
     async def _race(self, job: Job, first: Attempt, patient: Patient) -> Attempt:
         """The first of one or more attempts at a stream that has something to show; a failed one if all failed."""
@@ -161,7 +169,7 @@ class Rescuer:
                 if winner is not None:
                     self.follow(winner, patient)
                     return winner
-                if await self._wait_any(racers) and (hedge := await self._hedge(job)) is not None:
+                if await self._wait_any(racers) is not None and (hedge := await self._hedge(job)) is not None:
                     racers.append(hedge)
                     patient.on_gone = _cancel_all(racers)
         except BaseException:
@@ -169,7 +177,7 @@ class Rescuer:
                 racer.drop()
             raise
 
-    async def _wait_any(self, racers: list[Attempt]) -> bool:
+    async def _wait_any(self, racers: list[Attempt]) -> Failure | None:
         if len(racers) == 1:
             return await self.wait(racers[0], self._settings.first_byte_s)
         future = asyncio.get_running_loop().create_future()
@@ -186,7 +194,7 @@ class Rescuer:
                 racer.waiter = None
         if any(racer.is_cancelled for racer in racers):
             raise ClientGone
-        return not any(racer.out or racer.is_over for racer in racers)
+        return None if any(racer.out or racer.is_over for racer in racers) else STALLED
 
     async def _hedge(self, job: Job) -> Attempt | None:
         if len(job.tried) >= self._settings.max_attempts:

@@ -12,6 +12,7 @@ Law: docs/spec/money.md, sections 2 and 6.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -38,6 +39,9 @@ DONE, CUT, FAILED, LOST, REPLACED = "done", "cut", "failed", "lost", "replaced"
 PRIVATE_SUFFIX = ":private"
 LANE_LOST = "lane_lost"
 """A node's word for: the history of that lane is gone here, open another."""
+
+AWAY_S = 1.0
+"""How long the connection of a stream may be away before somebody else is asked; a node dials again at once."""
 
 _BUSY = "storage_busy"
 _RETRY_S = 0.02
@@ -152,11 +156,19 @@ class Settlement:
         return True
 
     def wake_due(self) -> None:
-        """Wake whoever has waited as long as it wanted to."""
+        """Wake whoever has waited as long as it wanted to, or waits for a stream whose link is away for `AWAY_S`."""
         now_s = self.clock()
         for attempt in self.open_orders.values():
-            if attempt.wake_at_s <= now_s and attempt.waiter is not None:
-                attempt.waiter()
+            if attempt.waiter is None:
+                continue
+            if attempt.is_stream and not attempt.seller.link.is_up:
+                attempt.away_since_s = min(attempt.away_since_s, now_s)
+                if now_s - attempt.away_since_s >= AWAY_S:
+                    attempt.waiter()
+            else:
+                attempt.away_since_s = math.inf
+                if attempt.wake_at_s <= now_s:
+                    attempt.waiter()
 
     def expire(self) -> None:
         """Free what lost orders reserved, once they are past their deadline; write rows that had to wait."""

@@ -28,7 +28,7 @@ from steelyard.gateway.preferences import read_preferences
 from steelyard.gateway.replays import Recording, Replays
 from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive, Reply, Send, send_reply
 from steelyard.gateway.request_bodies import ClientGone, read_body, read_head
-from steelyard.gateway.rescue import STALLED, Rescuer
+from steelyard.gateway.rescue import Rescuer
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.link.port import Failure
 
@@ -263,8 +263,9 @@ class Work:
                 raise ClientGone
             if not attempt.out and not attempt.is_over and not attempt.is_unwanted:
                 patience_s = settings.first_byte_s if attempt.first_s is None else settings.stall_s
-                if await rescuer.wait(attempt, patience_s):
-                    attempt = await rescuer.replace(job, attempt, STALLED, patient) or attempt
+                silence = await rescuer.wait(attempt, patience_s)
+                if silence is not None:
+                    attempt = await rescuer.replace(job, attempt, silence, patient) or attempt
 
 
 def _last_events(attempt: Attempt) -> bytes:
