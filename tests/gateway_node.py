@@ -1,7 +1,7 @@
 """A provider for tests of the gateway: serves the real echo kind over a real link, and misbehaves on demand.
 
 It keeps everything in memory. What it does wrong is set on its attributes: `failure`, `spoil_receipt`, `spoil_batch`,
-`cut_after`, `gate`, `batches_by_itself`. What it saw is in `requests`, `cancelled` and `vouchers`.
+`cut_after`, `stall_after`, `gate`, `batches_by_itself`. What it saw is in `requests`, `cancelled` and `vouchers`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class ScriptedNode:
         self.spoil_batch: Callable[[SignedBatch], SignedBatch] = lambda signed: signed
         self.spoil_piece: Callable[[Piece], Piece] = lambda piece: piece
         self.cut_after: int | None = None
+        self.stall_after: int | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.batches_by_itself = True
@@ -156,9 +157,10 @@ class ScriptedNode:
         order, contents, units_in, units_out = call.order, list[bytes](), 0, 0
         finish: FinishReason | None = None
         request = self.service.parse(call.api, call.body)
+        context = Context(order.call_id, order.sampler_seed, call.prefix)
         try:
             await self.gate.wait()
-            async with aclosing(self.service.run(request, Context(order.call_id, order.sampler_seed))) as chunks:
+            async with aclosing(self.service.run(request, context)) as chunks:
                 async for chunk in chunks:
                     if self.engine_breaks_after is not None and len(contents) >= self.engine_breaks_after:
                         raise RuntimeError("the engine broke")
@@ -166,8 +168,10 @@ class ScriptedNode:
                     units_in, units_out = units_in + chunk.units_in, units_out + chunk.units_out
                     finish = chunk.finish
                     if is_stream:
-                        piece = self.spoil_piece(Piece(chunk.content, chunk.units_in, chunk.units_out, chunk.detail))
-                        await link.send_piece(order.call_id, piece)
+                        piece = Piece(chunk.content, chunk.units_in, chunk.units_out, chunk.detail, chunk.trail)
+                        await link.send_piece(order.call_id, self.spoil_piece(piece))
+                        if self.stall_after is not None and len(contents) >= self.stall_after:
+                            await asyncio.Event().wait()
                         if self.cut_after is not None and len(contents) >= self.cut_after:
                             await asyncio.sleep(0.05)
                             self._keep(self.kill())
