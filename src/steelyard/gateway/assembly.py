@@ -43,9 +43,11 @@ from steelyard.gateway.settlement import Settlement
 from steelyard.gateway.side import ProviderSide
 from steelyard.gateway.watch import ChainWatch
 from steelyard.gateway.work import Work
+from steelyard.gateway.x402 import KEY_ID, PaidWork, Payments, open_paid_work
+from steelyard.gateway.x402_settle import Till
 from steelyard.protocol.ids import format_hex
 from steelyard.protocol.signing import SigningKey
-from steelyard.storage.budgets import Run, recover
+from steelyard.storage.budgets import Run, recover, set_limit
 from steelyard.storage.database import Database
 from steelyard.storage.meters import BudgetMeters
 from steelyard.storage.writer import GroupWriter
@@ -86,6 +88,7 @@ class Gateway:
     fast: FastPath
     desk: FaultDesk
     is_stopping: bool = False
+    paid: PaidWork | None = None
 
     async def beat(self) -> None:
         """Twenty times a second: who hung up, whose provider is silent, and which vouchers are due."""
@@ -156,6 +159,8 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Write what is still to be written; the writer must be open."""
+        if self.paid is not None:
+            await self.paid.aclose()
         self.settlement.expire()
         try:
             await self.settlement.flush()
@@ -175,6 +180,8 @@ async def assemble(
     bind_service: BindService,
     quality: QualityView | None = None,
     court: LieCourt | None = None,
+    *,
+    payments: Payments | None = None,
 ) -> Gateway:
     """Return a gateway with its state restored, ready for links and requests."""
     clock, account, random = time.monotonic, key.account, RandomPool()
@@ -321,6 +328,27 @@ async def assemble(
         desk,
     )
     metrics.gauges = gateway.gauges
+    if payments is not None:
+        await set_limit(database, KEY_ID, 0, now_ms=unix_ms())
+        gateway.paid = work.paid = await open_paid_work(
+            payments,
+            settings,
+            metrics,
+            lambda asked: Till(
+                payments.chain,
+                database,
+                asked,
+                process=settings.process,
+                bench_s=payments.terms.bench_s,
+                clock=clock,
+                clock_ms=unix_ms,
+            ),
+            account=account,
+            nobody=dispatcher.nobody,
+            base_url=lambda: pages.address.base_url,
+            why_full=why_full,
+            clock=clock,
+        )
     return gateway
 
 

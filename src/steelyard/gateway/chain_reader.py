@@ -1,6 +1,6 @@
-"""`ChainView` over the chain room's typed clients.
+"""`ChainView` and `PaymentChain` over the chain room's typed clients.
 
-Law: docs/spec/gateway.md, section 4.
+Law: docs/spec/gateway.md, section 4; docs/spec/x402.md.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from steelyard.chain.cases import CaseKind
 from steelyard.chain.court import CourtClient
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.escrow import EscrowClient
+from steelyard.chain.payments import PaymentsClient, Standing
 from steelyard.chain.registry import RegistryClient, Role
 from steelyard.chain.rpc import ChainRpc
+from steelyard.chain.sender import Sender
 from steelyard.gateway.chain_view import CourtRecord, EscrowState, LanePaid, OfferTerms, Position, ServiceTerms
+from steelyard.gateway.x402_wire import Payment
 
 
 class ChainReader:
@@ -64,3 +67,31 @@ class ChainReader:
         """See `chain_view.ChainView`."""
         standing = await self._court.fetch_standing(CaseKind.CHEAT, provider, service_id)
         return CourtRecord(standing.open_cases, standing.settled_until_s > 0)
+
+
+class ChainPayments:
+    """Settles payments from the gateway's own account, whose sender is given; `rpc`'s life is the caller's."""
+
+    def __init__(self, rpc: ChainRpc, deployment: Deployment, sender: Sender) -> None:
+        self._client = PaymentsClient(rpc, deployment)
+        self._sender = sender
+
+    async def has_upto(self) -> bool:
+        """See `x402_settle.PaymentChain`."""
+        return await self._client.has_upto()
+
+    def require_signed(self, payment: Payment) -> None:
+        """See `x402_settle.PaymentChain`."""
+        self._client.require_signed(payment)
+
+    async def fetch_standing(self, payment: Payment) -> Standing:
+        """See `x402_settle.PaymentChain`."""
+        return await self._client.fetch_standing(payment)
+
+    async def simulate(self, payment: Payment, amount_nano: int) -> None:
+        """See `x402_settle.PaymentChain`."""
+        await self._client.simulate(payment, amount_nano, self._sender.account)
+
+    async def settle(self, payment: Payment, amount_nano: int) -> bytes:
+        """See `x402_settle.PaymentChain`."""
+        return (await self._client.settle(self._sender, payment, amount_nano)).tx_hash

@@ -30,7 +30,8 @@ SSE_HEADERS: tuple[Header, ...] = (
     (b"x-accel-buffering", b"no"),
 )
 EXPOSED = (
-    b"x-request-id, retry-after, x-steelyard-provider, x-steelyard-model, x-steelyard-quantisation, "
+    b"x-request-id, retry-after, payment-required, payment-response, "
+    b"x-steelyard-provider, x-steelyard-model, x-steelyard-quantisation, "
     b"x-steelyard-grade, x-steelyard-call, x-steelyard-receipt, x-steelyard-cost-nano, x-steelyard-cache"
 )
 CORS_HEADERS: tuple[Header, ...] = (

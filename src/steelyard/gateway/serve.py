@@ -34,6 +34,7 @@ from steelyard.gateway.pages import Address
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.socket_protocol import SocketProtocol
 from steelyard.gateway.watch import keep_beating
+from steelyard.gateway.x402 import Payments
 from steelyard.link.channel import TlsIdentity
 from steelyard.link.limits import LinkLimits
 from steelyard.link.server import LINK_PATH, LinkServer
@@ -61,6 +62,7 @@ class GatewayParts:
         chain: `chain_reader.ChainReader(rpc, deployment)`. bind_service: from `services.discovery`.
         link_limits, link_tls: of the server that nodes dial; without TLS only loopback is taken.
         quality: what validators say of providers, or None. court: where lies are proven; None only keeps them.
+        payments: how callers without a key pay; None: not at all.
     """
 
     settings: GatewaySettings
@@ -72,6 +74,7 @@ class GatewayParts:
     link_limits: LinkLimits | None = None
     link_tls: TlsIdentity | None = None
     quality: QualityView | None = None
+    payments: Payments | None = None
     court: LieCourt | None = None
 
 
@@ -131,6 +134,7 @@ async def open_gateway(parts: GatewayParts) -> AsyncIterator[Running]:
             parts.bind_service,
             parts.quality,
             parts.court,
+            payments=parts.payments,
         )
         stack.push_async_callback(gateway.aclose)
         links = LinkServer(parts.key, parts.deployment.domain, gateway.side, parts.link_limits)

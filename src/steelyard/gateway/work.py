@@ -30,6 +30,7 @@ from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive,
 from steelyard.gateway.request_bodies import ClientGone, read_body, read_head
 from steelyard.gateway.rescue import Rescuer
 from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.x402 import PaidWork
 from steelyard.link.port import Failure
 
 
@@ -66,6 +67,7 @@ class Work:
         self._rescuer = Rescuer(settings, dispatcher, metrics, renew_lane=renew_lane, clock=clock, clock_ms=clock_ms)
         self._why_full = why_full
         self._clock = clock
+        self.paid: PaidWork | None = None
 
     def begin(self, api: str, headers: dict[bytes, bytes], body: bytes) -> Attempt | None:
         """Send the order of a call that doesn't stream at once; or do nothing and return None: `answer` serves it then.
@@ -111,6 +113,8 @@ class Work:
         if begun is not None:
             return await self._answer(begun.job, receive, send, extra, None, begun)
         authorization = headers.get(b"authorization")
+        if authorization is None and self.paid is not None:
+            return await self.paid.answer(self, api, headers, receive, send, extra)
         account = self._access.recall(authorization, self._clock()) or await self._access.admit(authorization)
         self._access.take_turn(account)
         body = await read_body(receive, headers, self._settings.max_body_bytes)
@@ -123,14 +127,25 @@ class Work:
             await send_reply(send, recording, (*extra, (b"x-steelyard-replayed", b"true")))
             return recording.status
         try:
-            head = read_head(body)
-            listing = await self._find_listing(head.model)
-            job = self._read_job(api, account, headers, body, listing, started_s)
-            job.preferences = read_preferences(head.provider, headers)
+            job = await self.read_job(api, account, headers, body, started_s)
             return await self._answer(job, receive, send, extra, recording)
         finally:
             if recording is not None:
                 await recording.close()
+
+    async def read_job(
+        self, api: str, account: Account, headers: dict[bytes, bytes], body: bytes, started_s: float
+    ) -> Job:
+        """Return a request as a job that is not placed yet; raises a Refusal."""
+        head = read_head(body)
+        listing = await self._find_listing(head.model)
+        job = self._read_job(api, account, headers, body, listing, started_s)
+        job.preferences = read_preferences(head.provider, headers)
+        return job
+
+    async def serve(self, job: Job, receive: Receive, send: Send, extra: tuple[Header, ...]) -> int:
+        """Place a job and send its answer; for fronts with a `send` of their own, which may raise."""
+        return await self._answer(job, receive, send, extra, None)
 
     def _read_job(
         self, api: str, account: Account, headers: dict[bytes, bytes], body: bytes, listing: Listing, started_s: float
@@ -157,6 +172,10 @@ class Work:
             return await self._whole(job, patient, send, extra, recording, begun)
         except ClientGone:
             return 499
+        except Exception:
+            if patient.on_gone is not None:
+                patient.on_gone()  # nobody reads what its provider still makes
+            raise
         finally:
             self._hangups.remove(patient)
             self._metrics.answered.observe(self._clock() - job.started_s)
