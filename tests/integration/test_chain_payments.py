@@ -55,7 +55,7 @@ async def _story(chain: RunningChain) -> None:
         standing = await client.fetch_standing(exact)
         assert (standing.balance_nano, standing.is_nonce_spent) == (MONEY, False)
         assert abs(standing.block_time_s - block.timestamp_s) < 60
-        await client.simulate(exact, gateway.account)
+        await client.simulate(exact, 1_000, gateway.account)
         await client.settle(mine, exact, 1_000)
         assert await spent() == 1_000
         assert (await client.fetch_standing(exact)).is_nonce_spent
@@ -77,7 +77,7 @@ async def _story(chain: RunningChain) -> None:
         await refuse(replace(upto, receiver=thief.account), 5_000, "0x815e1d64|InvalidSigner")
         late = sign_transfer(deployment, payer, gateway.account, 5_000, until_s=until_s, valid_after_s=until_s)
         await refuse(late, 5_000, "PaymentTooEarly")
-        await client.simulate(upto, gateway.account)
+        await client.simulate(upto, 700, gateway.account)
         await client.settle(mine, upto, 700)
         assert await spent() == 1_700
         assert (await client.fetch_standing(upto)).is_nonce_spent
@@ -88,7 +88,7 @@ async def _story(chain: RunningChain) -> None:
         permit = yard.sign_permit(payer, PERMIT2, 5_000, nonce=nonce, deadline_s=until_s)
         permitted = sign_transfer(deployment, payer, gateway.account, 5_000, until_s=until_s, permit=permit)
         await refuse(replace(permitted, permit=replace(permit, amount_nano=4_999)), 10, "Permit2612AmountMismatch")
-        await client.simulate(permitted, gateway.account)
+        await client.simulate(permitted, 300, gateway.account)
         await client.settle(mine, permitted, 300)
         assert await spent() == 2_000
         assert await yard.fetch_allowance(payer.account, PERMIT2) == 4_700

@@ -157,9 +157,9 @@ class PaymentsClient:
             parse_block(block).timestamp_s,
         )
 
-    async def simulate(self, payment: Authorization | WitnessTransfer, facilitator: bytes) -> None:
-        """Settle the whole amount without doing it; raises Reverted with the reason for which it would fail."""
-        to, data = self._settlement(payment, payment.amount_nano)
+    async def simulate(self, payment: Authorization | WitnessTransfer, amount_nano: int, facilitator: bytes) -> None:
+        """Settle so much without doing it; raises Reverted with the reason for which it would fail."""
+        to, data = self._settlement(payment, amount_nano)
         await self._rpc.eth_call(to, data, sender=facilitator)
 
     async def settle(self, sender: Sender, payment: Authorization | WitnessTransfer, amount_nano: int) -> TxReceipt:
