@@ -8,13 +8,14 @@ from dataclasses import fields
 
 from steelyard.chain.fault_desk import ContractCourt
 from steelyard.chain.sender import Sender
-from steelyard.cli.chain_access import open_chain
+from steelyard.cli.chain_access import ChainAccess, open_chain
 from steelyard.cli.invocation import Invocation
-from steelyard.cli.settings import GatewaySection
-from steelyard.gateway.chain_reader import ChainReader
+from steelyard.cli.settings import GatewaySection, X402Section
+from steelyard.gateway.chain_reader import ChainPayments, ChainReader
 from steelyard.gateway.network_quality import LedgerQuality
 from steelyard.gateway.serve import GatewayParts
 from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.x402 import Payments, X402Terms
 from steelyard.link.channel import TlsIdentity, load_tls
 from steelyard.services.discovery import installed_services
 from steelyard.services.manifest import Manifest
@@ -44,6 +45,7 @@ async def open_gateway_parts(invocation: Invocation) -> AsyncIterator[GatewayPar
 
     async with open_chain(invocation) as chain:
         key = invocation.open_key(section.wallet, chain.deployment.chain_id)
+        sender = Sender(chain.rpc, key)
         database = await open_database(invocation.settings.gateway_database)
         try:
             yield GatewayParts(
@@ -54,11 +56,25 @@ async def open_gateway_parts(invocation: Invocation) -> AsyncIterator[GatewayPar
                 chain=ChainReader(chain.rpc, chain.deployment),
                 bind_service=bind,
                 link_tls=_link_tls(section),
+                payments=_payments(section.x402, chain, sender),
                 quality=LedgerQuality(chain.rpc, chain.deployment, FolderBlobs(invocation.settings.blobs_folder)),
                 court=ContractCourt(chain.rpc, chain.deployment, Sender(chain.rpc, key)),
             )
         finally:
             await database.aclose()
+
+
+def _payments(section: X402Section, chain: ChainAccess, sender: Sender) -> Payments | None:
+    if not section.enabled:
+        return None
+    return Payments(
+        terms=X402Terms(
+            schemes=section.schemes, requests_per_minute=section.requests_per_minute, bench_s=section.bench_s
+        ),
+        chain=ChainPayments(chain.rpc, chain.deployment, sender),
+        chain_id=chain.deployment.chain_id,
+        token=chain.deployment.yard,
+    )
 
 
 def _link_tls(section: GatewaySection) -> TlsIdentity | None:

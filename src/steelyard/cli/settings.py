@@ -35,6 +35,12 @@ def _wallet_name(value: str) -> str:
     return value
 
 
+def _known_schemes(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or len(set(value)) != len(value) or set(value) - {"exact", "upto"}:
+        raise ValueError("the schemes are exact and upto, each at most once")
+    return value
+
+
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Wallet = Annotated[str, AfterValidator(_wallet_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -56,6 +62,15 @@ class ChainSection(_Section):
     db: Path | None = None
     chain_id: int = Field(default=31415, ge=1)
     heartbeat_s: float = Field(default=2.0, ge=0)
+
+
+class X402Section(_Section):
+    """Payment by callers without a key; see `gateway.x402.X402Terms`."""
+
+    enabled: bool = False
+    schemes: Annotated[Texts, AfterValidator(_known_schemes)] = ("exact", "upto")
+    requests_per_minute: int = Field(default=6_000, ge=1)
+    bench_s: float = Field(default=600.0, ge=0)
 
 
 class GatewaySection(_Section):
@@ -100,6 +115,7 @@ class GatewaySection(_Section):
     drain_s: Seconds = 10.0
     serves_cors: bool = True
     admin_key_ids: Texts = ()
+    x402: X402Section = X402Section()
 
 
 class ServiceEntry(_Section):
