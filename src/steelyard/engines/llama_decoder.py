@@ -67,7 +67,8 @@ class LlamaDecoder:
         """
         if self._is_closed:
             raise _closed()
-        if slot.index in self._waiting:
+        flying = self._flying.get(slot.index)
+        if slot.index in self._waiting or (flying is not None and not flying.outcome.done()):
             raise Fault("a session was stepped twice at once")
         outcome: asyncio.Future[Candidates] = asyncio.get_running_loop().create_future()
         self._waiting[slot.index] = _Asked(slot, tokens, outcome)

@@ -176,7 +176,10 @@ def test_step_that_was_given_up_can_be_asked_for_again() -> None:
         decoder = LlamaDecoder(context, 4)
         step = asyncio.create_task(decoder.step(slot, [1, 2, 3]))
         await begun(context, 1)
+        with pytest.raises(Fault, match="twice at once"):
+            await decoder.step(slot, [1, 2, 3])
         step.cancel()
+        await asyncio.sleep(0)
         again = asyncio.create_task(decoder.step(slot, [1, 2, 3]))
         await asyncio.sleep(0)
         with pytest.raises(Fault, match="twice at once"):
