@@ -25,6 +25,9 @@ import msgspec
 
 from steelyard.services.rpc.pinning import Pin, find_pin
 
+LIGHT_UNITS = 20
+"""What a read of one thing costs; what costs more may keep a node busy."""
+
 Transport = Literal["rpc", "rest"]
 
 _Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -107,6 +110,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         """Return the compute units of one call of a method."""
         known = self.methods.get(method)
         return self.default_units if known is None else known.units
+
+    def is_light(self, method: str) -> bool:
+        """Say whether any node answers a method at once: it is known, and costs no more than `LIGHT_UNITS`."""
+        known = self.methods.get(method)
+        return known is not None and known.units <= LIGHT_UNITS
 
     def pin(self, method: str, params_raw: bytes) -> Pin | None:
         """Return how a request is pinned, or None: its answer moves with the chain."""

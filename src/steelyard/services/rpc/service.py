@@ -234,6 +234,7 @@ class RpcService:
             self._options["upstream"],
             websocket_url=self._options.get("upstream_ws", ""),
             authorization=self._options.get("upstream_authorization", ""),
+            is_light=self.family.is_light,
         )
 
     def _find_error(self, method: str) -> str:

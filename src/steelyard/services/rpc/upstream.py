@@ -4,7 +4,8 @@
 2. An upstream's answer counts only if it carries our id. Errors that say that the node is unwell, busy or confused
    (`UPSTREAM_ERRORS`, HTTP 429, an id of null, `-32700` to what was valid) are `Unavailable`: they are never shown as
    an answer to the caller, and another provider is asked.
-3. A batch goes out as one batch. Where the node refuses batches it is asked item by item from then on.
+3. A batch goes out as one batch. Where the node refuses batches it is asked item by item from then on. Light requests
+   of different callers are sent together while the node is busy (merging.py).
 
 Law: docs/spec/kinds/rpc.md, section 5.
 """
@@ -12,7 +13,7 @@ Law: docs/spec/kinds/rpc.md, section 5.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,7 @@ from yarl import URL
 
 from steelyard.errors import Unavailable
 from steelyard.services.rpc.catalogue import Probe
+from steelyard.services.rpc.merging import Merger
 from steelyard.services.rpc.messages import (
     RpcItem,
     RpcPayload,
@@ -61,13 +63,20 @@ class Upstream:
 
     Args:
         url, websocket_url: the operator's; the second is for subscriptions and may be empty.
-        authorization: the value of the header, if any.
+        authorization: the value of the header, if any. is_light: whether any node answers a method at once.
 
     Raises:
         ConfigError: a URL that is none.
     """
 
-    def __init__(self, url: str, *, websocket_url: str = "", authorization: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        websocket_url: str = "",
+        authorization: str = "",
+        is_light: Callable[[str], bool] = lambda method: False,
+    ) -> None:
         self._proxy = find_proxy(split_url(url, ("http", "https"), "upstream"))
         self._websocket_proxy = None
         if websocket_url:
@@ -78,6 +87,8 @@ class Upstream:
             self._headers["Authorization"] = authorization
         self._http: aiohttp.ClientSession | None = None
         self._takes_batches = True
+        self._is_light = is_light
+        self._merger = Merger(self._ask_one, self._ask_batch)
         self._is_closed = False
 
     async def call(self, payload: RpcPayload) -> bytes:
@@ -87,7 +98,11 @@ class Upstream:
             Unavailable: the node failed; nothing of its answer is shown.
         """
         asked = payload.forwarded
-        found = await self._ask_batch(asked) if len(asked) > 1 and self._takes_batches else None
+        found = None
+        if self._takes_batches and len(asked) > 1:
+            found = await self._ask_batch(asked)
+        elif self._takes_batches and asked and asked[0].id_raw and self._is_light(asked[0].method):
+            found = [await self._merger.ask(asked[0])]
         if found is None:
             found = await self._fan_out(asked)
         responses, answers = [], iter(found)
@@ -121,6 +136,7 @@ class Upstream:
     async def aclose(self) -> None:
         """Close all connections."""
         self._is_closed = True
+        await self._merger.aclose()
         if self._http is not None:
             await self._http.close()
             self._http = None
