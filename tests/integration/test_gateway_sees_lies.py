@@ -101,6 +101,22 @@ def test_second_batch_of_a_number_is_proven_once(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_second_batch_without_its_receipts_is_proven(tmp_path: Path) -> None:
+    """A provider that never sends what would be refused is seen all the same."""
+
+    async def story() -> None:
+        court = MemoryCourt()
+        async with open_world(tmp_path, court=court) as world:
+            node = world.nodes[0]
+            await serve(world, "one", "two")
+            _, history = history_of(node)
+            node.histories.clear()
+            node.link.send_batch(sign_other(node, history[1][0], cumulative=10**9), [b"\x01" * 16])
+            await until_proven(court, 1)
+
+    asyncio.run(story())
+
+
 def test_batch_off_its_lanes_path_is_proven(tmp_path: Path) -> None:
     """The next number under another previous head; and one far ahead with a lower total."""
 

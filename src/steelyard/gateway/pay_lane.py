@@ -88,6 +88,14 @@ class PayLane:
         """Say whether a batch is one that is in the lane already; only the last heads are remembered."""
         return signed.batch.seq <= self.state.seq and (head in self.heads or not self._remembers(signed.batch.seq))
 
+    def is_off_path(self, signed: SignedBatch) -> bool:
+        """Say whether a batch that is no repeat can't come after the lane's last: it may be half of a lie."""
+        batch, state = signed.batch, self.state
+        is_next = batch.seq == state.seq + 1
+        return (
+            batch.seq <= state.seq or batch.cumulative < state.cumulative or (is_next and batch.prev_head != state.head)
+        )
+
     def note_signed(self, signed: SignedVoucher, now_s: float) -> None:
         """Note a voucher that is on disk; batches that came meanwhile wait for the next."""
         voucher: Voucher = signed.voucher

@@ -188,10 +188,9 @@ class Payer:
             if head not in lane.heads:
                 await self._witness.look(signed, entries)
             return
-        is_ahead = signed.batch.seq > lane.state.seq + 1
-        if is_ahead and signed.batch.cumulative < lane.state.cumulative:
+        if lane.is_off_path(signed):
             await self._witness.look(signed, entries)
-        if is_ahead or not await self._follow(lane, signed, call_ids, entries):
+        if signed.batch.seq > lane.state.seq + 1 or not await self._follow(lane, signed, call_ids, entries):
             link.request_batches(lane.state)
 
     async def take_claim(self, link: ProviderLink, claim: LaneClaim) -> None:
