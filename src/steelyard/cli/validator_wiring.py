@@ -17,6 +17,7 @@ import structlog
 
 from steelyard.chain.cases import CaseKind
 from steelyard.chain.court import CourtClient
+from steelyard.chain.fault_desk import ContractCourt, FaultDesk
 from steelyard.chain.ledger import LedgerClient
 from steelyard.chain.proofs import ProofsClient
 from steelyard.chain.registry import Role
@@ -43,6 +44,7 @@ from steelyard.validator.cuts import Cuts
 from steelyard.validator.demands import Demands
 from steelyard.validator.epochs import Epochs
 from steelyard.validator.feed import GatewayFeed
+from steelyard.validator.feed_witness import FeedWitness
 from steelyard.validator.gateway_client import GatewayClient
 from steelyard.validator.lazy import LazyWatch
 from steelyard.validator.probes import Prober, ProbeShop, load_prompts
@@ -172,11 +174,17 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
         terms = await court.fetch_terms()
         book = await open_book(database, signer.key, domain, lambda: time.time_ns() // 1_000_000)
         urls = await _gateways(chain, section)
+        desk = FaultDesk(
+            database,
+            ContractCourt(chain.rpc, chain.deployment, signer.sender) if section.is_proving else None,
+        )
+        witness = FeedWitness(database, domain, desk, keep_days=section.seen_keep_days)
         feeds = []
         for account, url in urls.items():
             client = GatewayClient(url, account, signer.key, domain)
             stack.push_async_callback(client.aclose)
-            feeds.append(GatewayFeed(client, domain, chain.deployment.epoch_s, await book.load_place(account)))
+            place = await book.load_place(account)
+            feeds.append(GatewayFeed(client, domain, chain.deployment.epoch_s, place, witness))
         shop, prompts = None, load_prompts(settings.prompts_file)
         if section.api_keys:
             shop = ProbeShop({url.rstrip("/"): key.get_secret_value() for url, key in section.api_keys.items()})
@@ -250,6 +258,7 @@ async def open_validator(invocation: Invocation) -> AsyncIterator[tuple[Validato
             demands=demands if section.is_demanding else None,
             posts=QualityPosts(quality, ledger, blobs, signer.sender, domain),
             lazy=lazy,
+            faults=desk,
             rewards=RewardDesk(
                 roots, rewards, court, blobs, signer.sender, validators, is_challenging=section.is_challenging
             ),

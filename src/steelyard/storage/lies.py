@@ -71,9 +71,9 @@ async def keep_lie(database: Database, row: LieRow, event: PeerEvent) -> bool:
 
 
 async def load_due_lies(database: Database, now_ms: int, *, limit: int = 16) -> list[LieRow]:
-    """Return lies whose proof is due: two receipts first, for they give gateways their money back."""
+    """Return lies whose proof is due: new ones first, and two receipts, for they give gateways their money back."""
     query = select(lies).where(lies.c.state == int(LieState.WAITING), lies.c.due_ms <= now_ms)
-    query = query.order_by(lies.c.kind, lies.c.due_ms, lies.c.lie_id).limit(limit)
+    query = query.order_by(lies.c.tries, lies.c.kind, lies.c.due_ms, lies.c.lie_id).limit(limit)
     async with database.read() as connection:
         return [LieRow(*row) for row in await connection.execute(query)]
 

@@ -5,7 +5,8 @@
 2. A call's place in its lane follows from the batches before it, so a gateway can't shift who is a newcomer.
 3. A lane is taken up where the feed begins with it (a gateway's first batches may be older than its feed); from there
    on no batch may be missing. Calls that a gateway lost in a crash can't be drawn; the chain's blobs have them.
-4. How far a feed was read is kept with the verdicts, so that a restart neither repeats nor skips a call.
+4. All that is shown is seen by the witness first, for lies; what is refused here may be half of one.
+5. How far a feed was read is kept with the verdicts, so that a restart neither repeats nor skips a call.
 
 Law: docs/spec/validator.md, section 2.
 """
@@ -19,6 +20,7 @@ from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.lanes import SignedBatch
 from steelyard.protocol.messages import Order, Receipt
 from steelyard.protocol.signing import Domain
+from steelyard.validator.feed_witness import FeedWitness
 from steelyard.validator.gateway_client import GatewayClient, ShownBatch
 from steelyard.validator.opened import check_batch
 from steelyard.verification.selection import is_long
@@ -67,10 +69,19 @@ class GatewayFeed:
 
     Args:
         client: of that gateway. domain, epoch_s: of the deployment. state: from the last life of this process.
+        witness: sees lies in what is shown, one for all feeds; None: nobody does.
     """
 
-    def __init__(self, client: GatewayClient, domain: Domain, epoch_s: int, state: FeedState | None = None) -> None:
+    def __init__(
+        self,
+        client: GatewayClient,
+        domain: Domain,
+        epoch_s: int,
+        state: FeedState | None = None,
+        witness: FeedWitness | None = None,
+    ) -> None:
         self.client = client
+        self._witness = witness
         self.state = state or FeedState()
         self._domain = domain
         self._epoch_s = epoch_s
@@ -83,6 +94,8 @@ class GatewayFeed:
             Unavailable: it is silent.
         """
         batches, following = await self.client.fetch_batches(self.state.cursor, limit)
+        if self._witness is not None:
+            await self._witness.see(batches)
         lanes = dict(self.state.lanes)
         calls: list[SeenCall] = []
         for shown in batches:

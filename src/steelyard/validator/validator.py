@@ -18,6 +18,7 @@ from functools import partial
 
 import structlog
 
+from steelyard.chain.fault_desk import FaultDesk
 from steelyard.chain.rpc import ChainRpc
 from steelyard.errors import ChainError, PeerError, SteelyardError, Unavailable
 from steelyard.protocol.messages import Outcome
@@ -54,7 +55,7 @@ class ValidatorParts:
         prober: buys calls as an ordinary client, or None.
         demands: asks on chain for evidence that is not served; None: such calls abstain.
         posts: publishes quality, or None. rewards: proposes and checks the roots of rewards, or None.
-        lazy: compares others' verdicts, or None.
+        lazy: compares others' verdicts, or None. faults: proves the lies that the feeds' witness saw, or None.
     """
 
     account: bytes
@@ -72,6 +73,7 @@ class ValidatorParts:
     posts: QualityPosts | None = None
     rewards: RewardDesk | None = None
     lazy: LazyWatch | None = None
+    faults: FaultDesk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class Validator:
                 group.create_task(self._keep_beating(beat))
             for feed in self._parts.feeds:
                 group.create_task(self._keep_reading(feed))
+            if self._parts.faults is not None:
+                group.create_task(self._parts.faults.run())
             if self._parts.prober is not None and self._parts.prober.is_buying:
                 group.create_task(self._keep_probing(self._parts.prober))
 
