@@ -247,6 +247,7 @@ async def _open_node(
             services={signed.offer.service_id: NodeService(service, ChatService.apis, signed)},
             settings=NodeSettings(batch_delay_s=0.05, redeem_value_nano=1),
             on_crash=fail,
+            court=ContractCourt(rpc, deployment, sender),
         )
     )
     await node.open()
