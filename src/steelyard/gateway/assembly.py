@@ -320,6 +320,7 @@ async def assemble(
         app,
         FastPath(
             work,
+            fronts.relay,
             metrics,
             max_body_bytes=settings.max_body_bytes,
             extra_block=app.extra_block,

@@ -1,9 +1,10 @@
 """Whole calls below ASGI: from the parsed request to one write, without a task, a scope or a message.
 
-1. Only a POST on a hot route over HTTP/1.1 that stays open, with nothing before it in flight on its connection, a
-   declared body of at most `MAX_BODY_BYTES`, and neither Expect nor Idempotency-Key.
-2. `Work.begin` sends its order at once or does nothing. Where it does nothing (a refusal, a stream, a lease to wait
-   for) the request is replayed into uvicorn's own path: every refusal and every wait is written once, in `Work.answer`.
+1. Only a POST on a hot route or to a chain over HTTP/1.1 that stays open, with nothing before it in flight on its
+   connection, a declared body of at most `MAX_BODY_BYTES`, and neither Expect nor Idempotency-Key.
+2. `Work.begin` and `Relay.begin` send its order at once or do nothing; the relay may know the answer already. Where
+   they do nothing (a refusal, a stream, a lease to wait for) the request is replayed into uvicorn's own path: every
+   refusal and every wait is written once, in `Work.answer` and `Relay.answer`.
 3. A call in flight stands where uvicorn's cycle and task would stand. So what is pipelined behind it waits, a stop lets
    it end, and a connection that lies idle is closed.
 4. A good answer is written straight from the link's callback. An attempt that failed, or a client that reads slowly,
@@ -25,7 +26,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.metrics import Metrics
-from steelyard.gateway.replies import Header, head_block
+from steelyard.gateway.relay import Relay
+from steelyard.gateway.relay_routes import RelayRoute
+from steelyard.gateway.replies import Header, Reply, head_block
 from steelyard.gateway.work import Work
 
 MAX_BODY_BYTES = 64 * 1024
@@ -35,6 +38,7 @@ _ANSWER = (
     b"%s%sx-steelyard-call: call_%s\r\nx-steelyard-receipt: 0x%s\r\nx-steelyard-cost-nano: %d\r\n%s"
     b"content-length: %d\r\n%s\r\n%s"
 )
+_KNOWN = b"%s%s%scontent-length: %d\r\n%s\r\n%s"
 
 
 class FastPath:
@@ -47,6 +51,7 @@ class FastPath:
     def __init__(
         self,
         work: Work,
+        relay: Relay,
         metrics: Metrics,
         *,
         max_body_bytes: int,
@@ -54,6 +59,7 @@ class FastPath:
         clock: Callable[[], float],
     ) -> None:
         self.work = work
+        self.relay = relay
         self.max_body_bytes = min(max_body_bytes, MAX_BODY_BYTES)
         self.clock = clock
         self.in_flight = 0
@@ -77,6 +83,17 @@ class FastPath:
             body,
         )
 
+    def answer_known(self, call: WholeCall, reply: Reply, defaults: list[Header]) -> bytes:
+        """Return all bytes of an answer that nobody had to be asked for."""
+        return _KNOWN % (
+            self._make_top(defaults),
+            head_block(reply.headers),
+            self._extra_block(call.headers),
+            len(reply.body),
+            b"" if call.keep_alive else b"connection: close\r\n",
+            reply.body,
+        )
+
     def count(self, api: str, status: int, seconds: float) -> None:
         """Count a request that ended here, and how long it took."""
         self.in_flight -= 1
@@ -90,7 +107,10 @@ class FastPath:
 
 
 class WholeCall:
-    """One request of the fast path; for uvicorn the connection's cycle, and a task that can be cancelled."""
+    """One request of the fast path; for uvicorn the connection's cycle, and a task that can be cancelled.
+
+    `route` says to which chain it goes; None for the hot routes, whose bodies name their model.
+    """
 
     __slots__ = (
         "api",
@@ -100,6 +120,7 @@ class WholeCall:
         "parts",
         "raw_headers",
         "response_complete",
+        "route",
         "transport",
     )
 
@@ -109,9 +130,11 @@ class WholeCall:
         api: str,
         headers: dict[bytes, bytes],
         raw_headers: list[Header],
+        route: RelayRoute | None = None,
     ) -> None:
         self.transport = transport
         self.api = api
+        self.route = route
         self.headers = headers
         self.raw_headers = raw_headers
         self.parts: list[bytes] = []

@@ -19,10 +19,12 @@ from uvicorn.server import ServerState
 from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.crashes import describe_crash
 from steelyard.gateway.fast_path import FastPath, WholeCall
-from steelyard.gateway.replies import BEGUN, HOT_ROUTES
+from steelyard.gateway.relay_routes import RPC, RPC_PREFIX, read_route
+from steelyard.gateway.replies import BEGUN, HOT_ROUTES, Reply
 
 _ODD = frozenset((b"idempotency-key", b"upgrade", b"transfer-encoding"))
 _ROUTES = {path.encode(): api for path, api in HOT_ROUTES.items()}
+_RPC = RPC_PREFIX.encode()
 
 _log = structlog.get_logger("steelyard.gateway")
 
@@ -133,8 +135,14 @@ class GatewayProtocol(HttpToolsProtocol):
             self._resume(call, attempt)
             return
         transport.write(self._fast.answer(call, attempt, receipt.cost, self.server_state.default_headers))
-        call.response_complete = True
         self._fast.count(call.api, 200, attempt.ended_s - attempt.job.started_s)
+        self._complete(call)
+        if call.route is not None:
+            self._fast.relay.keep(attempt)
+
+    def _complete(self, call: WholeCall) -> None:
+        transport = self.transport
+        call.response_complete = True
         if not call.keep_alive:
             transport.close()
         if self.pipeline or self.timeout_keep_alive_task is None or not call.keep_alive:
@@ -144,10 +152,12 @@ class GatewayProtocol(HttpToolsProtocol):
             self._idle_since_s = self.loop.time()
 
     def _take(self) -> WholeCall | None:
-        api = _ROUTES.get(self.url)
+        url = self.url
+        api = _ROUTES.get(url)
+        is_relay = api is None and url.startswith(_RPC) and b"?" not in url and b"%" not in url
         cycle, parser = self.cycle, self.parser
         if (
-            api is None
+            not (api or is_relay)
             or (cycle is not None and not cycle.response_complete)
             or self.expect_100_continue
             or parser.get_method() != b"POST"
@@ -160,6 +170,10 @@ class GatewayProtocol(HttpToolsProtocol):
         length = headers.get(b"content-length")
         if length is None or int(length) > self._fast.max_body_bytes:
             return None
+        if api is None:
+            return WholeCall(
+                self.transport, f"/{RPC}", headers, self.headers, read_route(url.decode("latin-1"), headers)
+            )
         return WholeCall(self.transport, api, headers, self.headers)
 
     def _leave(self) -> None:
@@ -170,13 +184,26 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _begin(self, call: WholeCall, body: bytes) -> bool:
+        fast, route = self._fast, call.route
+        if route is not None and self.flow.write_paused:
+            return False  # an answer that is known would pile up before a client who doesn't read
         try:
-            attempt = self._fast.work.begin(call.api, call.headers, body)
+            attempt = (
+                fast.work.begin(call.api, call.headers, body)
+                if route is None
+                else fast.relay.begin(route, call.headers, body)
+            )
         except Exception as error:  # a supervisor: the ordinary path meets it again, and answers
             _log.error("fast_call_crashed", api=call.api, **describe_crash(error))
             return False
         if attempt is None:
             return False
+        if isinstance(attempt, Reply):
+            self.transport.write(fast.answer_known(call, attempt, self.server_state.default_headers))
+            fast.in_flight += 1
+            fast.count(call.api, attempt.status, 0.0)
+            self._complete(call)
+            return True
         call.attempt, attempt.waiter = attempt, self.finish
         self._calling = call
         self._fast.in_flight += 1
@@ -184,7 +211,9 @@ class GatewayProtocol(HttpToolsProtocol):
         return True
 
     def _resume(self, call: WholeCall, attempt: Attempt) -> None:
-        path = next(path for path, api in HOT_ROUTES.items() if api == call.api)
+        path = next((path for path, api in HOT_ROUTES.items() if api == call.api), "")
+        if call.route is not None:
+            path = f"{RPC_PREFIX}{call.route.service}"
         scope: Any = {"type": "http", "method": "POST", "path": path, "headers": call.raw_headers, BEGUN: attempt}
         cycle = self._resumed = RequestResponseCycle(
             scope=scope,
