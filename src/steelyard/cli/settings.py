@@ -79,6 +79,8 @@ class GatewaySection(_Section):
     wallet: Wallet = "gateway"
     database: str = ""
     process: str = "gateway"
+    processes: int = Field(default=1, ge=1, le=64)
+    shares_port: bool = False
     host: str = "127.0.0.1"
     port: Port = 8080
     link_host: str = "127.0.0.1"

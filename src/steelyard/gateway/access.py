@@ -4,7 +4,8 @@
    one second the call waits for the check.
 2. Headers are known by their hash; a key is one account, however its header is spelt. What isn't a key costs one
    look-up a second at most.
-3. The order of refusals: no key, wrong key, revoked, expired, too many requests.
+3. On PostgreSQL other processes may serve the same keys: turns are leased from one bucket there.
+4. The order of refusals: no key, wrong key, revoked, expired, too many requests.
 
 Law: docs/spec/gateway.md, section 5.
 """
@@ -18,9 +19,10 @@ from hashlib import sha256
 
 from steelyard.errors import NotFound, RateLimited, SteelyardError, Unauthorized
 from steelyard.gateway.call_marks import key_mark
-from steelyard.gateway.rate_limits import TokenBucket
+from steelyard.gateway.rate_limits import SharedBucket, TokenBucket
 from steelyard.storage.database import Database
 from steelyard.storage.keys import PREFIX, ApiKey, find_key, hash_secret, load_key
+from steelyard.storage.turns import lease_turns
 
 MAX_KEYS = 10_000
 MAX_STRANGERS = 4_096
@@ -32,12 +34,23 @@ _HOW = "send it as `Authorization: Bearer sk-steelyard-...`; `steelyard keys cre
 class Account:
     """A key as this process knows it."""
 
-    __slots__ = ("bucket", "checked_s", "expires_ms", "is_checking", "key_id", "mark", "name", "revoked_ms")
+    __slots__ = (
+        "bucket",
+        "checked_s",
+        "expires_ms",
+        "is_checking",
+        "is_shared",
+        "key_id",
+        "mark",
+        "name",
+        "revoked_ms",
+    )
 
-    def __init__(self, key: ApiKey, now_s: float) -> None:
+    def __init__(self, key: ApiKey, now_s: float, *, is_shared: bool = False) -> None:
+        self.is_shared = is_shared
         self.key_id = key.key_id
         self.mark = key_mark(key.key_id)
-        self.bucket: TokenBucket | None = None
+        self.bucket: TokenBucket | SharedBucket | None = None
         self.is_checking = False
         self.update(key, now_s)
 
@@ -51,7 +64,7 @@ class Account:
         if rate is None:
             self.bucket = None
         elif self.bucket is None or self.bucket.per_minute != rate:
-            self.bucket = TokenBucket(rate, now_s)
+            self.bucket = (SharedBucket if self.is_shared else TokenBucket)(rate, now_s)
 
 
 class Access:
@@ -65,6 +78,7 @@ class Access:
         self, database: Database, *, check_s: float, clock: Callable[[], float], clock_ms: Callable[[], int]
     ) -> None:
         self._database = database
+        self._is_shared = database.kind == "postgresql"
         self._check_s = check_s
         self._clock = clock
         self._clock_ms = clock_ms
@@ -115,15 +129,22 @@ class Access:
             )
         return account
 
-    def take_turn(self, account: Account) -> None:
+    async def take_turn(self, account: Account) -> None:
         """Count a request against the key's rate; raises RateLimited with the time to wait."""
-        if account.bucket is None:
+        bucket = account.bucket
+        if bucket is None:
             return
-        wait_s = account.bucket.take(self._clock())
+        wait_s = bucket.take(self._clock())
+        if wait_s and isinstance(bucket, SharedBucket):
+            now_ms, rate = self._clock_ms(), bucket.per_minute
+            granted, wait_s = await lease_turns(
+                self._database, account.key_id, per_minute=rate, want=bucket.want, now_ms=now_ms
+            )
+            if granted:
+                bucket.fill(granted - 1, self._clock())
         if wait_s:
             raise RateLimited(
-                f"key {account.name!r} may send {account.bucket.per_minute} requests a minute: the next one in "
-                f"{wait_s:.1f} s",
+                f"key {account.name!r} may send {bucket.per_minute} requests a minute: the next one in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
 
@@ -160,7 +181,7 @@ class Access:
             raise _unknown(secret)
         account = self._by_key.get(key.key_id)
         if account is None:
-            account = self._by_key[key.key_id] = Account(key, now_s)
+            account = self._by_key[key.key_id] = Account(key, now_s, is_shared=self._is_shared)
             if len(self._by_key) > MAX_KEYS:
                 self._by_key.popitem(last=False)
         else:

@@ -8,7 +8,7 @@ Law: docs/spec/gateway.md, sections 1 and 7.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -56,6 +56,7 @@ class Pages:
         clock: Callable[[], float],
     ) -> None:
         self.address = Address("", "")
+        self.list_links: Callable[[], Sequence[str]] = lambda: (self.address.link_url,)
         self._deployment = deployment
         self._account = account
         self._access = access
@@ -82,7 +83,7 @@ class Pages:
         if path != "/v1/models" and path != "/v1/calls" and not path.startswith(("/v1/models/", "/v1/calls/")):
             raise NotFound(f"there is no route GET {path[:200]!r}: see docs/spec/gateway.md", code="unknown_url")
         account = await self._access.admit(headers.get(b"authorization"))
-        self._access.take_turn(account)
+        await self._access.take_turn(account)
         if path == "/v1/models":
             listings = sorted(self._catalogue.listings.values(), key=lambda listing: listing.name)
             return json_reply({"object": "list", "data": [self._model(one) for one in listings if one.sellers]})
@@ -156,6 +157,7 @@ class Pages:
             "deposit_address": format_hex(deployment.escrow),
             "base_url": self.address.base_url,
             "link_url": self.address.link_url,
+            "link_urls": list(self.list_links()),
             "quality": self._quality(),
             "escrow": None
             if position is None

@@ -174,7 +174,7 @@ class Relay:
                 listing = await self.find_listing(route.service)
                 is_read = True
                 body = await read_body(receive, headers, self.settings.max_body_bytes)
-                self.access.take_turn(account)
+                await self.access.take_turn(account)
                 caller = Caller(account, listing, is_private(headers))
                 reply = await self._answer_once(caller, headers, body, receive)
         except ClientGone:

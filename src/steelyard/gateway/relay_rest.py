@@ -64,7 +64,7 @@ class RestFront:
         """Answer one request and return the status; raises a Refusal before anything was sent."""
         relay = self._relay
         account = await relay.admit(route.authorization)
-        relay.access.take_turn(account)
+        await relay.access.take_turn(account)
         listing = await relay.find_listing(route.service, KIND)
         if method not in METHODS:
             raise BadRequest(f"{method[:20]} is not passed on: use one of {', '.join(METHODS)}", param="method")

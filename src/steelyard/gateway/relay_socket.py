@@ -185,7 +185,7 @@ class RelaySocket:
     async def _answer(self, body: bytes) -> None:
         try:
             account = await self._relay.admit(self._authorization)
-            self._relay.access.take_turn(account)
+            await self._relay.access.take_turn(account)
             call = read_call(body, self._caller.listing)
             if call is None:
                 reply = await self._relay.ask(self._caller, body, unwatched())

@@ -25,13 +25,14 @@ import uvicorn
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.fault_desk import LieCourt
 from steelyard.errors import ConfigError, Fault, SteelyardError
-from steelyard.gateway.assembly import Gateway, assemble
+from steelyard.gateway.assembly import Gateway, assemble, unix_ms
 from steelyard.gateway.catalogue import BindService
 from steelyard.gateway.chain_view import ChainView
 from steelyard.gateway.http_protocol import GatewayProtocol
 from steelyard.gateway.network_quality import QualityView
 from steelyard.gateway.pages import Address
 from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.siblings import NOTE_S, Siblings
 from steelyard.gateway.socket_protocol import SocketProtocol
 from steelyard.gateway.watch import keep_beating
 from steelyard.gateway.x402 import Payments
@@ -80,12 +81,16 @@ class GatewayParts:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A gateway that listens; `stopped` is set once something went so wrong that it must stop."""
+    """A gateway that listens; `crashed` is set once something went so wrong that it must stop.
+
+    `own_url` is where this process alone answers, if it shares its port with others.
+    """
 
     address: Address
     gateway: Gateway
     links: LinkServer
     crashed: asyncio.Event
+    own_url: str = ""
 
     @property
     def base_url(self) -> str:
@@ -138,13 +143,20 @@ async def open_gateway(parts: GatewayParts) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(gateway.aclose)
         links = LinkServer(parts.key, parts.deployment.domain, gateway.side, parts.link_limits)
-        listener = _bind(settings.host, settings.port)
+        listener = _bind(settings.host, settings.port, is_shared=settings.shares_port)
         stack.callback(listener.close)
+        own = _bind("127.0.0.1", 0) if settings.shares_port else None
+        if own is not None:
+            stack.callback(own.close)
         link_port = await links.start(settings.link_host, settings.link_port, parts.link_tls)
         stack.push_async_callback(links.aclose)
         stack.push_async_callback(_last_vouchers, gateway)
         address = _address(settings, listener.getsockname()[1], link_port, is_tls=parts.link_tls is not None)
         gateway.pages.address = address
+        siblings = Siblings(parts.database, settings.process, parts.key.account, address.link_url, clock_ms=unix_ms)
+        await siblings.beat()
+        stack.push_async_callback(siblings.leave)
+        gateway.pages.list_links = lambda: siblings.links
         beats = [
             asyncio.create_task(keep_beating(name, every_s, beat), name=f"gateway-{name}")
             for name, every_s, beat in (
@@ -152,13 +164,15 @@ async def open_gateway(parts: GatewayParts) -> AsyncIterator[Running]:
                 ("settle", _SLOW_BEAT_S, gateway.slow_beat),
                 ("chain", settings.watch_s, gateway.watch.beat),
                 ("expiry", _EXPIRY_BEAT_S, gateway.replays.forget_expired),
+                ("siblings", NOTE_S, siblings.beat),
             )
         ]
         beats.append(asyncio.create_task(gateway.desk.run(), name="gateway-lies"))
         stack.push_async_callback(_cancel, beats)
-        await stack.enter_async_context(_http(gateway, listener, settings))
+        own_url = "" if own is None else f"http://127.0.0.1:{own.getsockname()[1]}"
+        await stack.enter_async_context(_http(gateway, [listener] if own is None else [listener, own], settings))
         _log.info("gateway_started", base_url=address.base_url, link_url=address.link_url)
-        yield Running(address, gateway, links, crashed)
+        yield Running(address, gateway, links, crashed, own_url)
         gateway.is_stopping = True
         _log.info("gateway_stopping", in_flight=gateway.settlement.in_flight)
 
@@ -194,7 +208,7 @@ async def serve(
 
 
 @asynccontextmanager
-async def _http(gateway: Gateway, listener: socket.socket, settings: GatewaySettings) -> AsyncIterator[None]:
+async def _http(gateway: Gateway, listeners: list[socket.socket], settings: GatewaySettings) -> AsyncIterator[None]:
     config = uvicorn.Config(
         gateway.app,
         http=partial(GatewayProtocol, gateway.fast),  # type: ignore[arg-type]  # it is called like the class
@@ -210,7 +224,7 @@ async def _http(gateway: Gateway, listener: socket.socket, settings: GatewaySett
         backlog=2048,
     )
     server = _HttpServer(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]), name="gateway-http")
+    task = asyncio.create_task(server.serve(sockets=listeners), name="gateway-http")
     up = asyncio.create_task(server.is_up.wait())
     await asyncio.wait((task, up), return_when=asyncio.FIRST_COMPLETED)
     if not server.is_up.is_set():
@@ -224,10 +238,12 @@ async def _http(gateway: Gateway, listener: socket.socket, settings: GatewaySett
         await task
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:

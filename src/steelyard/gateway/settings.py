@@ -19,7 +19,8 @@ class GatewaySettings:
 
     Attributes:
         process: stable name of this process; its lanes and leased budgets are found again under it.
-        host, port: where HTTP is served; port 0 takes a free one. link_host, link_port: where nodes dial.
+        host, port: where HTTP is served; port 0 takes a free one. shares_port: other processes serve the same port; one
+            of this process's own on loopback serves the same, for operators. link_host, link_port: where nodes dial.
         public_url: what `/v1/network` names as base URL; empty: from host and port. link_url: what nodes dial.
         max_body_bytes: the largest request body. max_calls: calls at once; more are refused with 503.
         deadline_s: how long a provider may work on one call. max_attempts: providers tried before the first byte.
@@ -47,6 +48,7 @@ class GatewaySettings:
     process: str = "gateway"
     host: str = "127.0.0.1"
     port: int = 8080
+    shares_port: bool = False
     link_host: str = "127.0.0.1"
     link_port: int = 8090
     public_url: str = ""

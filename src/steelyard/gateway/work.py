@@ -116,7 +116,7 @@ class Work:
         if authorization is None and self.paid is not None:
             return await self.paid.answer(self, api, headers, receive, send, extra)
         account = self._access.recall(authorization, self._clock()) or await self._access.admit(authorization)
-        self._access.take_turn(account)
+        await self._access.take_turn(account)
         body = await read_body(receive, headers, self._settings.max_body_bytes)
         started_s = self._clock()
         if full := self._why_full():
