@@ -9,7 +9,7 @@
 2. It is looked up before it is sent, and taken for a while: restarts, other processes and others' proofs are no matter.
 3. A liar with nothing at stake is waited for: the contract doesn't count such a proof, and the liar may stake again.
 
-Law: docs/spec/checking.md, section 11; docs/spec/contracts.md, section 8.
+Law: docs/spec/checking.md, section 13; docs/spec/contracts.md, section 8.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ a batch that was taken, on a lane that had one refused        the refused ones
 2. A refused batch that its provider signed is kept, a few per lane: the one that takes its place is the other half.
 3. Only what `protocol.lies` finds is a lie. Batches sent again, in whatever order and as often as wanted, hold none.
 
-Law: docs/spec/checking.md, section 11.
+Law: docs/spec/checking.md, section 13.
 """
 
 from __future__ import annotations

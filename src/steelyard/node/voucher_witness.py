@@ -4,7 +4,7 @@
 2. A refused voucher that its gateway signed is kept, a few per lane: one that comes later may be the other half.
 3. Only what `protocol.lies` finds is a lie. A gateway that lost its database, or sends an old voucher again, told none.
 
-Law: docs/spec/checking.md, section 11.
+Law: docs/spec/checking.md, section 13.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 2. Who proves a lie first takes it for a while (`take_lie`): of two processes on one database one sends.
 3. So many wait per liar, and so many halves per lane: what is signed costs its signer little, and us no more.
 
-Law: docs/spec/storage.md, section 8; docs/spec/checking.md, section 11.
+Law: docs/spec/storage.md, section 8; docs/spec/checking.md, section 13.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
    that a provider rewrites for a gateway that lost its memory is seen here, and nowhere else.
 3. Reading a feed again, from the beginning too, shows the same batches: no lie.
 
-Law: docs/spec/validator.md, section 2; docs/spec/checking.md, section 11.
+Law: docs/spec/validator.md, section 2; docs/spec/checking.md, section 13.
 """
 
 from __future__ import annotations
