@@ -9,17 +9,20 @@ Input is what `GET /v1/calls/{id}` returns. Pure. Law: docs/spec/gateway.md, sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from steelyard.errors import BadMessage, BadRequest, BadSignature, NotProvable, SteelyardError
-from steelyard.protocol.hashing import keccak
+from steelyard.protocol.hashing import ZERO32, keccak
 from steelyard.protocol.ids import format_call, parse_call
 from steelyard.protocol.merkle import verify_proof
 from steelyard.protocol.messages import Batch, Message, Order, Receipt, Voucher, content_hash
 from steelyard.protocol.pricing import call_cost
 from steelyard.protocol.signing import Domain, require_signer
+
+MAX_SEARCHED_BYTES = 64 * 1024
+"""The longest answer in which the part is looked for that its last provider made."""
 
 M = TypeVar("M", bound=Message)
 
@@ -90,7 +93,7 @@ def check_call(
         _step(
             "answer",
             "the receipt is for the answer that was received",
-            lambda: _check_answer(receipt, shown, content or b""),
+            lambda: _check_answer(order, receipt, shown, content or b""),
             missing="" if content is not None else "no answer was given",
         ),
         _step("order", "the receipt is for this order", lambda: _check_order(order, receipt)),
@@ -136,9 +139,14 @@ def _check_request(order: Order, shown: Mapping[str, Any], body: bytes) -> None:
     _require(content_hash(salt, body) == order.request_hash, "the order is for another request body")
 
 
-def _check_answer(receipt: Receipt, shown: Mapping[str, Any], content: bytes) -> None:
+def _check_answer(order: Order, receipt: Receipt, shown: Mapping[str, Any], content: bytes) -> None:
     salt = read_bytes(shown.get("salt"), "salt")
-    _require(content_hash(salt, content) == receipt.response_hash, "the receipt is for another answer")
+    starts: Iterable[int] = (0,)
+    if order.prefix_hash != ZERO32:  # another provider began the answer: this receipt is for how it ends
+        _require(len(content) <= MAX_SEARCHED_BYTES, "the answer is too long to look for where its last part begins")
+        starts = range(len(content) + 1)
+    is_found = any(content_hash(salt, content[start:]) == receipt.response_hash for start in starts)
+    _require(is_found, "the receipt is for another answer")
 
 
 def _check_order(order: Order, receipt: Receipt) -> None:

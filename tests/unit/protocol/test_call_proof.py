@@ -108,3 +108,15 @@ def test_receipt_without_a_batch_is_not_proven_yet() -> None:
     assert error.code == "not_batched"
     with pytest.raises(NotProvable, match="shows no receipt"):
         check(show() | {"receipt": None})
+
+
+def test_answer_that_another_provider_began_is_proven_by_its_last_part() -> None:
+    """An order with a prefix is for how the answer ends; an order without one is for all of it."""
+    shown = show(has_batch=False, has_voucher=False)
+    assert check(shown, content=b"well, " + CONTENT)["answer"].error is not None
+    shown["order"]["prefix_hash"] = OTHER
+    assert check(shown, content=b"well, " + CONTENT)["answer"].holds
+    assert check(shown, content=CONTENT + b"!")["answer"].error is not None
+    too_long = check(shown, content=b"x" * (64 * 1024 + 1))["answer"].error
+    assert too_long is not None
+    assert "too long" in too_long.message
