@@ -17,7 +17,7 @@ from steelyard.link.port import CallRequest
 from steelyard.protocol.messages import Receipt
 
 ENTRY_BYTES = 1_500
-"""What an entry costs beside its two texts, by measure."""
+"""What an entry costs beside its texts, by measure."""
 
 
 class KeptCall(msgspec.Struct, frozen=True, gc=False):
@@ -57,7 +57,7 @@ class CheckStore:
         """Keep a call whose receipt was checked."""
         self._kept[receipt_hash] = KeptCall(request, content, receipt, now_s)
         self._order.append(receipt_hash)
-        self._size_bytes += len(request.body) + len(content) + ENTRY_BYTES
+        self._size_bytes += _size_bytes(request, content)
         while self._size_bytes > self._keep_bytes:
             self._drop_oldest()
 
@@ -73,4 +73,8 @@ class CheckStore:
 
     def _drop_oldest(self) -> None:
         kept = self._kept.pop(self._order.popleft())
-        self._size_bytes -= len(kept.request.body) + len(kept.content) + ENTRY_BYTES
+        self._size_bytes -= _size_bytes(kept.request, kept.content)
+
+
+def _size_bytes(request: CallRequest, content: bytes) -> int:
+    return len(request.body) + len(request.prefix) + len(content) + ENTRY_BYTES

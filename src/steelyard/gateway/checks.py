@@ -133,6 +133,7 @@ class CheckPages:
                 "api": request.api,
                 "body": base64.b64encode(request.body).decode(),
                 "content": base64.b64encode(kept.content).decode(),
+                "prefix": base64.b64encode(request.prefix).decode(),
                 "salt": format_hex(request.salt),
                 "order": fields_of(request.order),
                 "receipt": fields_of(kept.receipt),
