@@ -17,7 +17,7 @@ from contextlib import aclosing
 import msgspec
 
 from steelyard.errors import BadMessage, BadRequest, PeerError, SteelyardError
-from steelyard.protocol.messages import Grade, Order, Receipt
+from steelyard.protocol.messages import FinishReason, Grade, Order, Receipt
 from steelyard.services.port import Context, Request, Result, Service
 from steelyard.services.text_requests import TextPayload
 from steelyard.validator.gateway_client import ShownCall
@@ -88,17 +88,17 @@ async def check_call(
         if served is None or not opens(receipt, served):
             return _lack(Lack.EVIDENCE)  # a relay can spoil it on the way: only the chain settles who is silent
         claimed = served
-    return await check_evidence(request, call.body, result, claimed, order, checkable)
+    return await check_evidence(request, call, result, claimed, order, checkable)
 
 
 async def check_evidence(
-    request: Request, call_body: bytes, result: Result, claimed: bytes, order: Order, checkable: Checkable
+    request: Request, call: ShownCall, result: Result, claimed: bytes, order: Order, checkable: Checkable
 ) -> Checked:
     """Check an answer whose texts and evidence all open the receipt; what panels do with a case's blob, too."""
     if checkable.replayer is None:
         return _lack(Lack.MODEL)
     try:
-        replayed = await checkable.replayer.replay(request, call_body, result, claimed, order)
+        replayed = await checkable.replayer.replay(request, call, result, claimed, order)
     except BadMessage as error:
         return Checked(judge(Finding(is_bound=True, breach=error.code)), None, claimed)
     except CantReplay as error:
@@ -146,7 +146,11 @@ async def _check_exact(service: Service, request: Request, result: Result, order
                 units_out += chunk.units_out
     except SteelyardError:
         return _lack(Lack.MODEL)
-    is_match = bytes(content) == result.content and (units_in, units_out) == (result.units_in, result.units_out)
+    if result.finish >= FinishReason.CANCELLED:  # a part is all that was wanted, or all that arrived
+        is_part = content.startswith(result.content) and result.units_out <= units_out
+        is_match = is_part and result.units_in in (0, units_in)
+    else:
+        is_match = bytes(content) == result.content and (units_in, units_out) == (result.units_in, result.units_out)
     return Checked(judge(Finding(is_bound=True, is_match=is_match)))
 
 

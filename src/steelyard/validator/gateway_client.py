@@ -41,12 +41,15 @@ class ShownBatch(msgspec.Struct, frozen=True):
 
 
 class ShownCall(msgspec.Struct, frozen=True):
-    """A call's texts: the body that was sent, the content that came back, and the salt that opens their hashes."""
+    """A call's texts: the body that was sent, the content that came back, the salt that opens their hashes, and what
+    the answer went on from, if another provider had begun it.
+    """
 
     api: str
     body: bytes
     content: bytes
     salt: bytes
+    prefix: bytes = b""
 
 
 class GatewayClient:
@@ -100,6 +103,7 @@ class GatewayClient:
                 _base64(answer.get("body"), "body"),
                 _base64(answer.get("content"), "content"),
                 read_bytes(answer.get("salt"), "salt"),
+                _base64(answer.get("prefix", ""), "prefix"),
             )
         except NotProvable as error:
             raise BadMessage(f"{self.url}: {error.message}") from error

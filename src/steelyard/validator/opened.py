@@ -50,6 +50,8 @@ def open_texts(order: Order, receipt: Receipt, call: ShownCall) -> Result:
     """Return the result that the client got; raises BadMessage if the gateway's texts aren't the receipt's."""
     if content_hash(call.salt, call.body) != order.request_hash:
         raise BadMessage("the gateway's request body is not the order's")
+    if order.prefix_hash != (content_hash(call.salt, call.prefix) if call.prefix else ZERO32):
+        raise BadMessage("the gateway's prefix is not the order's")
     if content_hash(call.salt, call.content) != receipt.response_hash:
         raise BadMessage("the gateway's response content is not the receipt's")
     return Result(

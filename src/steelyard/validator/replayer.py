@@ -11,7 +11,7 @@ Law: docs/spec/validator.md, section 4.
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
@@ -19,6 +19,7 @@ import msgspec
 from steelyard.errors import BadMessage, BadRequest, ConfigError, Unavailable
 from steelyard.protocol.messages import Order
 from steelyard.services.port import Context, Request, Result, Service
+from steelyard.validator.gateway_client import ShownCall
 from steelyard.verification.verdict import Lack
 
 MAX_PURCHASES = 6
@@ -49,7 +50,7 @@ class Replayed(msgspec.Struct, frozen=True):
 class Replayer(Protocol):
     """Replays the answers of one service; `engine` is its name in calibrations, e.g. ``llama.cpp 1.2``."""
 
-    async def replay(self, request: Request, body: bytes, result: Result, claimed: bytes, order: Order) -> Replayed:
+    async def replay(self, request: Request, call: ShownCall, result: Result, claimed: bytes, order: Order) -> Replayed:
         """Return the replays of an answer.
 
         Raises:
@@ -66,9 +67,9 @@ class OwnReplayer:
         self._service = service
         self._engine = engine
 
-    async def replay(self, request: Request, body: bytes, result: Result, claimed: bytes, order: Order) -> Replayed:
+    async def replay(self, request: Request, call: ShownCall, result: Result, claimed: bytes, order: Order) -> Replayed:
         """See `Replayer`."""
-        context = Context(order.call_id, order.sampler_seed)
+        context = Context(order.call_id, order.sampler_seed, call.prefix)
         try:
             return Replayed((await self._service.replay(request, result, claimed, context),), self._engine)
         except (Unavailable, ConfigError, BadRequest) as error:
@@ -86,9 +87,9 @@ class BoughtReplayer:
         self._buy = buy
         self._engine = engine
 
-    async def replay(self, request: Request, body: bytes, result: Result, claimed: bytes, order: Order) -> Replayed:
+    async def replay(self, request: Request, call: ShownCall, result: Result, claimed: bytes, order: Order) -> Replayed:
         """See `Replayer`."""
-        asked = replay_body(request, body, result, claimed, order.sampler_seed)
+        asked = replay_body(request, call, result, claimed, order.sampler_seed)
         found: dict[bytes, bytes] = {}
         for _ in range(MAX_PURCHASES):
             try:
@@ -102,13 +103,13 @@ class BoughtReplayer:
         raise CantReplay(Lack.MODEL)
 
 
-def replay_body(request: Request, body: bytes, result: Result, claimed: bytes, seed: int) -> bytes:
+def replay_body(request: Request, call: ShownCall, result: Result, claimed: bytes, seed: int) -> bytes:
     """Return the body of `POST /v1/replays` for an answer; raises BadMessage unless the call's body is JSON."""
     try:
-        original = msgspec.json.decode(body, type=dict)
+        original = msgspec.json.decode(call.body, type=dict)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadMessage(f"the call's body is no JSON object: {error}") from error
-    fields: Mapping[str, object] = {
+    fields: dict[str, object] = {
         "model": request.model,
         "request": original,
         "api": request.api,
@@ -119,4 +120,6 @@ def replay_body(request: Request, body: bytes, result: Result, claimed: bytes, s
         "units_out": result.units_out,
         "finish": result.finish.name.lower(),
     }
+    if call.prefix:
+        fields["prefix"] = base64.b64encode(call.prefix).decode()
     return msgspec.json.encode(fields)
