@@ -45,9 +45,8 @@ class Gateways:
         if request.match_info["name"] not in self.links:
             raise web.HTTPNotFound
         account, link = self.links[request.match_info["name"]]
-        return web.json_response(
-            {"deployment": format_hex(self.salt), "gateway": format_hex(account), "link_url": link}
-        )
+        told = {"deployment": format_hex(self.salt), "gateway": format_hex(account), "link_url": link.split()[0]}
+        return web.json_response(told | ({"link_urls": link.split()} if " " in link else {}))
 
 
 @asynccontextmanager
@@ -98,6 +97,8 @@ def test_gateways_of_the_registry_come_move_fall_silent_and_go() -> None:
 
                 gateways.links["a"] = first.account, "ws://moved"
                 assert (await finder.find())[0] == LinkAddress("ws://moved", first.account)
+                gateways.links["a"] = first.account, "ws://one ws://two"
+                assert [link.url for link in await finder.find()] == ["ws://one", "ws://two", "ws://b"]
                 await access.registry.set_gateway(first, "")
                 assert await finder.find() == [LinkAddress("ws://b", second.account)]
 

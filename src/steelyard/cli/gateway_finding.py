@@ -1,6 +1,7 @@
 """Whom a running node serves: looked up again and again, since gateways come, move and go.
 
-1. A gateway that was found once is served until the registry drops it; one that is named by URL, for ever.
+1. A gateway that was found once is served until the registry drops it; one that is named by URL, for ever. Of several
+   processes behind one URL each has a link.
 2. One that doesn't answer is told once, and looked for again with the next look.
 3. The start waits for the first of them to answer.
 4. The registry's events are read once, and those of the newest blocks again: a block may have been replaced.
@@ -18,7 +19,7 @@ from steelyard.chain.directory import Directory
 from steelyard.chain.indexer import fetch_events
 from steelyard.cli.chain_access import ChainAccess
 from steelyard.errors import ConfigError
-from steelyard.node.discovery import LinkAddress, find_link
+from steelyard.node.discovery import LinkAddress, find_links
 
 REGISTRY = "registry"
 REPLACED_BLOCKS = 64
@@ -35,7 +36,7 @@ class GatewayFinder:
         self._wanted = tuple(wanted)
         self._registered = Directory()
         self._next_block = chain.deployment.block
-        self._found: dict[tuple[str, bytes | None], LinkAddress] = {}
+        self._found: dict[tuple[str, bytes | None], list[LinkAddress]] = {}
         self._silent: dict[tuple[str, bytes | None], str] = {}
 
     async def find_first(self, stop: asyncio.Event) -> list[LinkAddress]:
@@ -65,12 +66,12 @@ class GatewayFinder:
         self._found = {named: link for named, link in self._found.items() if named in wanted}
         self._silent = {named: reason for named, reason in self._silent.items() if named in wanted}
         await asyncio.gather(*(self._find_one(*named) for named in wanted))
-        return list(self._found.values())
+        return [link for links in self._found.values() for link in links]
 
     async def _find_one(self, url: str, account: bytes | None) -> None:
         named = url, account
         try:
-            self._found[named] = await find_link(url, salt=self._chain.deployment.salt, expected=account)
+            self._found[named] = await find_links(url, salt=self._chain.deployment.salt, expected=account)
             self._silent.pop(named, None)
         except ConfigError as error:
             if named not in self._silent:

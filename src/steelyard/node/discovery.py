@@ -1,6 +1,6 @@
-"""Finding gateways: from a base URL, or from the registry, to the link to dial.
+"""Finding gateways: from a base URL, or from the registry, to the links to dial.
 
-A gateway tells its link under `GET /v1/network`; a `ws://` or `wss://` URL is dialled as it is.
+A gateway tells the links of its processes under `GET /v1/network`; a `ws://` or `wss://` URL is dialled as it is.
 
 Law: docs/spec/node.md, section 1.
 """
@@ -26,8 +26,8 @@ class LinkAddress:
     gateway: bytes | None = None
 
 
-async def find_link(url: str, *, salt: bytes, expected: bytes | None = None) -> LinkAddress:
-    """Return the link of a gateway's URL.
+async def find_links(url: str, *, salt: bytes, expected: bytes | None = None) -> list[LinkAddress]:
+    """Return the links of a gateway's URL, one of each of its processes.
 
     Args:
         url: http(s):// base URL, or ws(s):// link. salt: our deployment id; a gateway of another one is refused.
@@ -38,19 +38,20 @@ async def find_link(url: str, *, salt: bytes, expected: bytes | None = None) -> 
     """
     scheme = urlsplit(url).scheme
     if scheme in ("ws", "wss"):
-        return LinkAddress(url, expected)
+        return [LinkAddress(url, expected)]
     if scheme not in ("http", "https"):
         raise ConfigError(f"{url!r} is no gateway URL: it begins with https:// or, on this machine, http://")
     network = await _fetch(url.rstrip("/") + "/v1/network")
     try:
-        deployment, account, link = network["deployment"], parse_account(network["gateway"]), network["link_url"]
+        deployment, account = network["deployment"], parse_account(network["gateway"])
+        links = network.get("link_urls") or [network["link_url"]]
     except (KeyError, TypeError, BadRequest) as error:
         raise ConfigError(f"{url} answers, but not as a Steelyard gateway: {error}") from error
     if deployment != format_hex(salt):
         raise ConfigError(f"the gateway at {url} is of deployment {deployment}, ours is {format_hex(salt)}")
     if expected is not None and account != expected:
         raise ConfigError(f"the gateway at {url} is {format_hex(account)}, the registry says {format_hex(expected)}")
-    return LinkAddress(str(link), account)
+    return [LinkAddress(str(link), account) for link in links]
 
 
 async def _fetch(url: str) -> Any:
