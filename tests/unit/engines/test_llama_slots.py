@@ -30,6 +30,24 @@ def test_prompt_takes_the_slot_that_holds_most_of_it() -> None:
     asyncio.run(run())
 
 
+def test_prompt_that_no_slot_knows_goes_beside_a_busy_one() -> None:
+    """Neighbours are computed together; with nobody busy the slot that was free for longest is taken."""
+
+    async def run() -> None:
+        pool = SlotPool(4, 0)
+        taken = [await pool.take([token]) for token in range(4)]
+        assert [slot.index for slot in taken] == [0, 1, 2, 3]
+        for index in (1, 3, 0):
+            pool.give_back(taken[index])
+        assert (await pool.take([9])).index == 1
+        assert (await pool.take([9])).index == 3
+        for index in (2, 1, 3):
+            pool.give_back(taken[index])
+        assert (await pool.take([9])).index == 0
+
+    asyncio.run(run())
+
+
 def test_memory_that_cannot_be_cut_is_forgotten_as_a_whole() -> None:
     """A state holds all of its tokens or none."""
     slot = Slot(0, can_cut=False)
