@@ -112,15 +112,23 @@ def run_gateway(
     wallet: Annotated[str | None, typer.Option("--wallet", "-w", help="The gateway's wallet.")] = None,
     database: Annotated[str | None, typer.Option("--database", help="URL, like postgresql://user@host/name.")] = None,
     process: Annotated[str | None, typer.Option("--process", help="Stable name of this process.")] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, max=64, help="Processes behind the port; needs PostgreSQL.")
+    ] = None,
     is_verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Run a gateway: OpenAI-compatible API for clients, links for nodes, vouchers for providers."""
     invocation = Invocation.of(context)
     said = {"port": port, "link_port": link_port, "host": host, "wallet": wallet, "database": database}
-    invocation.override("gateway", process=process, **said)
+    invocation.override("gateway", process=process, processes=processes, **said)
     invocation.settings  # noqa: B018  # what is wrong with the settings is told before anything is opened
     _configure(is_verbose)
-    serve_until_told(lambda stop: _serve_gateway(invocation, stop))
+    if invocation.settings.gateway.processes > 1:
+        from steelyard.cli.gateway_processes import serve_processes
+
+        serve_until_told(lambda stop: serve_processes(invocation, stop))
+    else:
+        serve_until_told(lambda stop: _serve_gateway(invocation, stop))
 
 
 def run_node(
@@ -240,7 +248,8 @@ async def _serve_gateway(invocation: Invocation, stop: asyncio.Event) -> None:
     from steelyard.gateway.serve import serve
 
     def announce(running: Running) -> None:
-        print_ready(base_url=running.base_url, link_url=running.address.link_url, pid=os.getpid())
+        own = {"own_url": running.own_url} if running.own_url else {}
+        print_ready(base_url=running.base_url, link_url=running.address.link_url, **own, pid=os.getpid())
 
     async with open_gateway_parts(invocation) as parts:
         await serve(parts, stop=stop, on_ready=announce)
