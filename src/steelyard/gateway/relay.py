@@ -20,6 +20,7 @@ import msgspec
 
 from steelyard.errors import BadRequest, NotFound, SteelyardError, Unavailable
 from steelyard.gateway.hangups import Patient
+from steelyard.gateway.preferences import Preferences, read_preferences
 from steelyard.gateway.relay_cache import CachedAnswer, RelayCache
 from steelyard.gateway.relay_errors import read_ids, refusal_reply
 from steelyard.gateway.relay_heights import Heights
@@ -52,11 +53,12 @@ Describe = Callable[[Exception], SteelyardError]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, of which service, and whether in private."""
+    """Who asks, of which service, whether in private, and of whose providers."""
 
     account: Account
     listing: Listing
     is_private: bool
+    preferences: Preferences | None = None
 
 
 class Relay:
@@ -111,6 +113,7 @@ class Relay:
             return None
         try:
             plan = self._plan(listing, body, now_s)
+            preferences = read_preferences(b"", headers)
         except SteelyardError:
             return None  # `answer` comes to the same, and says so
         if plan.slots and plan.request is not None:
@@ -122,6 +125,7 @@ class Relay:
         job = self._dispatcher.build_job(
             account, listing, plan.request, plan.body, is_private=is_private(headers), started_s=now_s
         )
+        job.preferences = preferences
         attempt = self._dispatcher.place_now(job)
         if attempt is None:
             self.access.give_back_turn(account)
@@ -175,7 +179,7 @@ class Relay:
                 is_read = True
                 body = await read_body(receive, headers, self.settings.max_body_bytes)
                 await self.access.take_turn(account)
-                caller = Caller(account, listing, is_private(headers))
+                caller = Caller(account, listing, is_private(headers), read_preferences(b"", headers))
                 reply = await self._answer_once(caller, headers, body, receive)
         except ClientGone:
             raise
@@ -226,6 +230,7 @@ class Relay:
         job = self._dispatcher.build_job(
             caller.account, caller.listing, plan.request, plan.body, is_private=caller.is_private, started_s=started_s
         )
+        job.preferences = caller.preferences
         attempt = await self._work.buy(job, patient)
         self.keep(attempt, plan)
         self._metrics.answered.observe(self.clock() - started_s)
@@ -244,6 +249,7 @@ class Relay:
             is_private=caller.is_private,
             started_s=self.clock(),
         )
+        job.preferences = caller.preferences
         job.tried += [seller for seller in listing.sellers if seller.link.provider in avoided]
         return await self._work.buy(job, unwatched())
 

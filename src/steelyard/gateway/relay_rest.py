@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from steelyard.errors import BadRequest, Unavailable
+from steelyard.gateway.preferences import read_preferences
 from steelyard.gateway.relay import Relay, bought_headers, is_private
 from steelyard.gateway.relay_routes import RelayRoute
 from steelyard.gateway.replies import Header, Receive, Reply, Send, send_reply
@@ -82,6 +83,7 @@ class RestFront:
             is_private=is_private(headers),
             started_s=started_s,
         )
+        job.preferences = read_preferences(b"", headers)
         patient = self._hangups.add(receive)
         try:
             attempt = await self._work.buy(job, patient)

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from steelyard.errors import RateLimited, SteelyardError, Unauthorized
+from steelyard.gateway.preferences import read_preferences
 from steelyard.gateway.rate_limits import TokenBucket
 from steelyard.gateway.relay import Caller, Describe, Relay, is_private, unwatched
 from steelyard.gateway.relay_errors import NO_ID, read_ids, refusal_reply
@@ -65,6 +66,7 @@ class RelaySockets:
             listing = await relay.find_listing(route.service)
             if self.count >= MAX_SOCKETS:
                 raise RateLimited(f"{self.count} sockets are open here: try again in a while", retry_after_s=5.0)
+            wished = read_preferences(b"", headers)
         except Exception as error:  # a supervisor: `describe` logs what is no refusal, and shows it as an id
             reply = refusal_reply(describe(error), (NO_ID,), is_batch=False)
             start = {"type": "websocket.http.response.start", "status": reply.status, "headers": list(reply.headers)}
@@ -74,7 +76,7 @@ class RelaySockets:
         await send({"type": "websocket.accept"})
         self.count += 1
         drop = scope["extensions"][DROP]
-        caller = Caller(account, listing, is_private(headers))
+        caller = Caller(account, listing, is_private(headers), wished)
         socket = RelaySocket(relay, caller, route.authorization, send, drop, describe, self._random)
         try:
             await socket.run(receive)
