@@ -80,7 +80,7 @@ class GatewaySection(_Section):
     database: str = ""
     process: str = "gateway"
     processes: int = Field(default=1, ge=1, le=64)
-    shares_port: bool = False
+    own_port: Port = 0
     host: str = "127.0.0.1"
     port: Port = 8080
     link_host: str = "127.0.0.1"

@@ -143,9 +143,9 @@ async def open_gateway(parts: GatewayParts) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(gateway.aclose)
         links = LinkServer(parts.key, parts.deployment.domain, gateway.side, parts.link_limits)
-        listener = _bind(settings.host, settings.port, is_shared=settings.shares_port)
+        listener = _bind(settings.host, settings.port, is_shared=settings.own_port > 0)
         stack.callback(listener.close)
-        own = _bind("127.0.0.1", 0) if settings.shares_port else None
+        own = _bind("127.0.0.1", settings.own_port) if settings.own_port else None
         if own is not None:
             stack.callback(own.close)
         link_port = await links.start(settings.link_host, settings.link_port, parts.link_tls)

@@ -19,8 +19,8 @@ class GatewaySettings:
 
     Attributes:
         process: stable name of this process; its lanes and leased budgets are found again under it.
-        host, port: where HTTP is served; port 0 takes a free one. shares_port: other processes serve the same port; one
-            of this process's own on loopback serves the same, for operators. link_host, link_port: where nodes dial.
+        host, port: where HTTP is served; port 0 takes a free one. own_port: with one, other processes serve `port` too,
+            and this one on loopback is this process's alone, for operators. link_host, link_port: where nodes dial.
         public_url: what `/v1/network` names as base URL; empty: from host and port. link_url: what nodes dial.
         max_body_bytes: the largest request body. max_calls: calls at once; more are refused with 503.
         deadline_s: how long a provider may work on one call. max_attempts: providers tried before the first byte.
@@ -48,7 +48,7 @@ class GatewaySettings:
     process: str = "gateway"
     host: str = "127.0.0.1"
     port: int = 8080
-    shares_port: bool = False
+    own_port: int = 0
     link_host: str = "127.0.0.1"
     link_port: int = 8090
     public_url: str = ""
@@ -85,7 +85,7 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         if not _PROCESS.fullmatch(self.process):
             raise ConfigError(f"gateway process name {self.process!r}: use 1 to 64 of a-z 0-9 . _ -")
-        for port in (self.port, self.link_port):
+        for port in (self.port, self.own_port, self.link_port):
             if not 0 <= port <= 65_535:
                 raise ConfigError(f"gateway port {port}: it is 0 to 65535")
         for name in (
