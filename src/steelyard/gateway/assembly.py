@@ -93,12 +93,12 @@ class Gateway:
     async def beat(self) -> None:
         """Twenty times a second: who hung up, whose provider is silent, and which vouchers are due."""
         self.hangups.sweep()
+        self.settlement.wake_due()
         await self.payer.sign_due()
 
     async def slow_beat(self) -> None:
         """Once a second: what expired, and what came back after a crash."""
         self.settlement.expire()
-        self.settlement.wake_due()
         self.settlement.store.expire(self.settlement.clock())
         self.sessions.expire()
         await self.recovery.run_due()
@@ -267,6 +267,7 @@ async def assemble(
         renew_lane=side.renew_lane,
         why_full=why_full,
         clock=clock,
+        clock_ms=unix_ms,
     )
     pages = Pages(
         deployment,
@@ -278,7 +279,6 @@ async def assemble(
         watch.sight,
         why_unready=why_unready,
         clock=clock,
-        clock_ms=unix_ms,
     )
     sessions = CheckSessions(key, deployment.domain, chain.fetch_is_validator, clock=clock, clock_ms=unix_ms)
     consents = Consents(key, deployment.domain, is_consenting=settings.consents_to_demands)
