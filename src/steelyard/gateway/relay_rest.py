@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from steelyard.gateway.work import Work
 
 KIND = API = "rest"
+BODILESS = frozenset((204, 304))
 DATA_ONLY: tuple[Header, ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"sandbox; default-src 'none'"),
@@ -90,9 +91,13 @@ class RestFront:
         finally:
             self._hangups.remove(patient)
         status, shown_type, content = read_answer(attempt.out[0])
-        shown = content if method != "HEAD" and status not in (204, 304) else b""
+        shown = b"" if method == "HEAD" else content
         reply_headers = (*bought_headers(attempt), *DATA_ONLY)
         if shown_type:
             reply_headers = ((b"content-type", shown_type.encode()), *reply_headers)
-        await send_reply(send, Reply(status, shown, reply_headers), extra)
+        if status in BODILESS:  # such an answer may not even say a length
+            await send({"type": "http.response.start", "status": status, "headers": [*reply_headers, *extra]})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send_reply(send, Reply(status, shown, reply_headers), extra)
         return status

@@ -1,0 +1,126 @@
+"""Plain HTTP through a real gateway and the real kind `rest`, before an operator's server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from tests.gateway_world import World, open_world
+
+from steelyard.services.rest import RestService
+
+
+async def _echo(request: web.Request) -> web.Response:
+    said = {
+        "method": request.method,
+        "path": request.raw_path,
+        "body": await request.text(),
+        "headers": sorted(name.lower() for name in request.headers),
+        "type": request.headers.get("content-type", ""),
+    }
+    return web.json_response(said, status=201 if request.method == "POST" else 200)
+
+
+async def _page(request: web.Request) -> web.Response:
+    return web.Response(text="<script>alert(1)</script>", content_type="text/html", headers={"set-cookie": "a=b"})
+
+
+async def _status(request: web.Request) -> web.Response:
+    return web.Response(status=int(request.match_info["status"]))
+
+
+@asynccontextmanager
+async def open_weather(folder: Path) -> AsyncIterator[World]:
+    """Give a gateway that sells `weather`, an operator's own server."""
+    app = web.Application()
+    app.router.add_get("/base/page", _page)
+    app.router.add_get("/base/status/{status}", _status)
+    app.router.add_route("*", "/{rest:.*}", _echo)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    service = RestService(RestService.describe("weather"), options={"upstream": f"http://127.0.0.1:{port}/base"})
+    try:
+        async with open_world(folder, nodes=0) as world:
+            await world.add_node(0, service=service)
+            yield world
+    finally:
+        await service.aclose()
+        await runner.cleanup()
+
+
+async def ask(world: World, method: str, path: str, **options: Any) -> tuple[aiohttp.ClientResponse, bytes]:
+    """Return the reply to a request, and its body."""
+    url = world.base_url.removesuffix("/v1") + "/rest/" + path
+    headers = {"authorization": f"Bearer {world.secret}", "x-own": "secret", "cookie": "c=d"} | options.pop(
+        "headers", {}
+    )
+    async with aiohttp.ClientSession() as session:
+        reply = await session.request(method, aiohttp.client.URL(url, encoded=True), headers=headers, **options)
+        return reply, await reply.read()
+
+
+def test_request_reaches_the_upstream_with_nothing_but_itself(tmp_path: Path) -> None:
+    """Method, escaped path, query, body and type arrive; key, cookies and other headers don't."""
+
+    async def story() -> None:
+        async with open_weather(tmp_path) as world:
+            reply, body = await ask(
+                world, "POST", "weather/a%20b/c?d=%2F&e=1", data=b"{}", headers={"content-type": "application/json"}
+            )
+            said = await reply.json()
+            assert reply.status == 201
+            assert (said["method"], said["path"], said["body"]) == ("POST", "/base/a%20b/c?d=%2F&e=1", "{}")
+            assert said["type"] == "application/json"
+            assert not {"authorization", "x-own", "cookie"} & set(said["headers"])
+            assert reply.headers["x-steelyard-model"] == "weather"
+            assert int(reply.headers["x-steelyard-cost-nano"]) > 0
+            assert body.startswith(b"{")
+
+    asyncio.run(story())
+
+
+def test_answer_has_the_upstreams_status_and_cannot_run(tmp_path: Path) -> None:
+    """A stranger's page comes as data: no cookie, no script, no guessed type; 204 and HEAD have no body."""
+
+    async def story() -> None:
+        async with open_weather(tmp_path) as world:
+            reply, body = await ask(world, "GET", "weather/page")
+            assert (reply.status, body) == (200, b"<script>alert(1)</script>")
+            assert reply.headers["content-type"].startswith("text/html")
+            assert reply.headers["content-security-policy"].startswith("sandbox")
+            assert reply.headers["x-content-type-options"] == "nosniff"
+            assert "set-cookie" not in reply.headers
+            for method, path, status in (("GET", "weather/status/204", 204), ("HEAD", "weather/now", 200)):
+                reply, body = await ask(world, method, path)
+                assert (reply.status, body) == (status, b"")
+                assert ("content-length" in reply.headers) == (status != 204)
+            assert (await ask(world, "GET", "weather/status/404"))[0].status == 404
+
+    asyncio.run(story())
+
+
+def test_bad_request_is_refused_in_the_gateways_shape(tmp_path: Path) -> None:
+    """Unknown service, method or key, and a path that would leave its prefix."""
+
+    async def story() -> None:
+        async with open_weather(tmp_path) as world:
+            for method, path, status in (
+                ("GET", "wether/now", 404),
+                ("GET", "weather/%2e%2e/admin", 400),
+                ("TRACE", "weather/now", 400),
+            ):
+                reply, _ = await ask(world, method, path)
+                assert reply.status == status, path
+                assert (await reply.json())["error"]["message"]
+            reply, _ = await ask(world, "GET", "weather/now", headers={"authorization": ""})
+            assert reply.status == 401
+
+    asyncio.run(story())
