@@ -99,6 +99,12 @@ def test_family_is_sound(name: str) -> None:
             assert method.startswith("debug_"), "only what a manifest may allow is priced though it is refused"
     for method in (*family.stateful, *family.subscriptions, *family.subscriptions.values()):
         assert not any(fnmatchcase(method, glob) for glob in row.get("refused", ()))
+    for method in family.methods:
+        assert family.is_safe(method) != bool(
+            re.search(r"send|submit|broadcast|push|executetrans|_add", method.lower())
+        )
+    if family.archive is not None:
+        assert family.is_deterministic(family.archive.method, json.dumps(family.archive.params).encode())
     for method in family.subscriptions:
         assert family.is_subscription(method)
         assert not family.is_refused(method)

@@ -30,6 +30,7 @@ from steelyard.services.manifest import MAX_MANIFEST_BYTES, Manifest
 from steelyard.services.rest import requests as rest_requests
 from steelyard.services.rest import service as rest_service
 from steelyard.services.rest import upstream as rest_upstream
+from steelyard.services.rpc import blame as rpc_blame
 from steelyard.services.rpc import messages as rpc_messages
 from steelyard.services.rpc import service as rpc_service
 from steelyard.services.rpc import upstream as rpc_upstream
@@ -129,7 +130,7 @@ def test_relays_numbers_are_the_pages() -> None:
         assert text in rpc, text
     codes = rpc.partition("codes `")[2].partition("answers that")[0]
     told = {int(code) for code in re.findall(r"(-32\d{3}|429)`", codes)}
-    assert told | {-32098} == rpc_upstream.UPSTREAM_ERRORS
+    assert told | {-32098} == rpc_blame.NODE_CODES | {rpc_blame.INTERNAL}
     for text in (
         f"at most {rest_requests.MAX_PATH_CHARS:,} characters",
         f"at most {rest_requests.MAX_QUERY_CHARS:,} characters",

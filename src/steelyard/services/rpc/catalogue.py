@@ -95,6 +95,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     transports: tuple[Transport, ...] = ("rpc",)
     identity: Probe
     height: Probe
+    archive: Probe | None = None
+    writes: re.Pattern[str]
     default_units: _Units
     message_units: _Units
     final_blocks: Annotated[int, msgspec.Meta(ge=0)]
@@ -115,6 +117,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         """Say whether any node answers a method at once: it is known, and costs no more than `LIGHT_UNITS`."""
         known = self.methods.get(method)
         return known is not None and known.units <= LIGHT_UNITS
+
+    def is_safe(self, method: str) -> bool:
+        """Say whether a method can be asked twice without harm: it is known, and changes nothing on the chain."""
+        return method in self.methods and not self.writes.fullmatch(method)
 
     def pin(self, method: str, params_raw: bytes) -> Pin | None:
         """Return how a request is pinned, or None: its answer moves with the chain."""
@@ -152,6 +158,8 @@ class _FamilyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     transports: tuple[Transport, ...] | None = None
     identity: Probe | None = None
     height: Probe | None = None
+    archive: Probe | None = None
+    writes: tuple[str, ...] | None = None
     units: _Units | None = None
     message_units: _Units | None = None
     final_blocks: int | None = None
@@ -223,6 +231,7 @@ def _build_family(name: str, rows: Mapping[str, _FamilyRow]) -> Family:
     del fields["extends"]
     fields["default_units"] = fields.pop("units")
     fields["refused"] = _patterns([pattern.lower() for pattern in fields.get("refused", ())])
+    fields["writes"] = _patterns(fields.get("writes", ()))
     allowed = fields.get("allowed")
     fields["allowed"] = None if allowed is None else _patterns(allowed)
     for key in ("stateful", "subscriptions"):

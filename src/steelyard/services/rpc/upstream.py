@@ -2,8 +2,8 @@
 
 1. One session for all calls, with bounds on time and size. Redirects are not followed.
 2. An upstream's answer counts only if it carries our id. Errors that say that the node is unwell, busy or confused
-   (`UPSTREAM_ERRORS`, HTTP 429, an id of null, `-32700` to what was valid) are `Unavailable`: they are never shown as
-   an answer to the caller, and another provider is asked.
+   (blame.py, HTTP 429, an id of null) are `Unavailable`: they are never shown as an answer to the caller, and another
+   provider is asked.
 3. A batch goes out as one batch. Where the node refuses batches it is asked item by item from then on. Light requests
    of different callers are sent together while the node is busy (merging.py).
 
@@ -21,6 +21,7 @@ import msgspec
 from yarl import URL
 
 from steelyard.errors import Unavailable
+from steelyard.services.rpc.blame import blame_node
 from steelyard.services.rpc.catalogue import Probe
 from steelyard.services.rpc.merging import Merger
 from steelyard.services.rpc.messages import (
@@ -36,9 +37,6 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 FAN_OUT = 16
 """Requests of one batch that are asked at once where the node takes no batches."""
 
-UPSTREAM_ERRORS = frozenset({-32700, -32600, -32005, -32097, -32098, -32099, 429})
-"""Codes that tell of the node and not of the request, since what we send is valid: confused, or over its limits."""
-
 NO_BATCHES = frozenset({400, 404, 405, 413, 501})
 
 
@@ -48,14 +46,8 @@ class _Response(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
-class _Error(msgspec.Struct):
-    code: int = 0
-    message: str = ""
-
-
 _decode_one = msgspec.json.Decoder(_Response).decode
 _decode_many = msgspec.json.Decoder(list[_Response]).decode
-_decode_error = msgspec.json.Decoder(_Error).decode
 
 
 class Upstream:
@@ -235,11 +227,9 @@ def _read_response(response: _Response, number: int, status: int) -> tuple[bytes
         if not result:
             raise _unwell("an answer without a result")
         return result, b""
-    try:
-        code = _decode_error(error).code
-    except (msgspec.MsgspecError, UnicodeError) as broken:
-        raise _unwell(f"an error that is none: {error[:80].decode(errors='replace')}") from broken
-    if code in UPSTREAM_ERRORS or status in (502, 503, 504):
+    if blame := blame_node(error):
+        raise _unwell(f"{blame}: {error[:200].decode(errors='replace')}")
+    if status in (502, 503, 504):
         raise _unwell(error[:200].decode(errors="replace"))
     return b"", error
 
