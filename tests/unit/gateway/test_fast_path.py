@@ -59,7 +59,12 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
 def _connect() -> tuple[GatewayProtocol, _Transport, _Work]:
     work, transport = _Work(), _Transport()
     fast = FastPath(
-        cast(Any, work), Metrics(), max_body_bytes=100, extra_block=lambda _: b"x-request-id: 4\r\n", clock=lambda: 0.0
+        cast(Any, work),
+        cast(Any, None),
+        Metrics(),
+        max_body_bytes=100,
+        extra_block=lambda _: b"x-request-id: 4\r\n",
+        clock=lambda: 0.0,
     )
     config = uvicorn.Config(_app, ws="none", lifespan="off", log_config=None, access_log=False)
     state = ServerState()
