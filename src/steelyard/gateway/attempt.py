@@ -51,10 +51,10 @@ class Attempt:
             of `max_cost`.
 
     `key_nano` is what is reserved on the key's budget still, `paid_nano` what the key was charged. `is_replaced`: the
-    answer goes on elsewhere, and the key pays there for what this leg gave. `is_unwanted`: nothing of it is needed.
-    `wake_at_s`: when a waiter is woken at the latest; `away_since_s`: since when its link was seen away; monotonic.
-    `waiter` is called at the next thing to do, once it is set. `first_s`: when a stream's first piece came. `ended_s`:
-    when its receipt came. `why`: how this seller was chosen (why.py).
+    answer goes on elsewhere, and the key pays there for what this leg gave; `is_noted`: its row says so already.
+    `is_unwanted`: nothing of it is needed. `waiter` is called at the next thing to do, once it is set, `wake_at_s` at
+    the latest; `away_since_s`: since when its link was seen away; both monotonic. `first_s`: when a stream's first
+    piece came. `ended_s`: when its receipt came. `why`: how this seller was chosen (why.py).
     """
 
     __slots__ = (
@@ -65,6 +65,7 @@ class Attempt:
         "first_s",
         "is_cancelled",
         "is_key_ended",
+        "is_noted",
         "is_replaced",
         "is_shown",
         "is_stream",
@@ -135,6 +136,7 @@ class Attempt:
         self.is_cancelled = False
         self.is_shown = False
         self.is_key_ended = False
+        self.is_noted = False
         self.is_replaced = False
         self.is_unwanted = False
         self.wake_at_s = math.inf
@@ -235,10 +237,10 @@ class Attempt:
         """Leave what is reserved on the key for this leg, and what the key owes for it, to the leg that comes next."""
         self.key_nano = 0
         self.is_replaced = True
+        if not self.is_key_ended:
+            self.settlement.note_replaced(self)
         if not self.is_over:
             self.cancel()
-        elif self.failure is not None and self.order_hash in self.settlement.lost:
-            self.settlement.note_replaced(self)
 
     @property
     def given(self) -> Units:

@@ -40,7 +40,7 @@ PRIVATE_SUFFIX = ":private"
 LANE_LOST = "lane_lost"
 """A node's word for: the history of that lane is gone here, open another."""
 
-AWAY_S = 1.0
+AWAY_S = 0.5
 """How long the connection of a stream may be away before somebody else is asked; a node dials again at once."""
 
 _BUSY = "storage_busy"
@@ -127,9 +127,7 @@ class Settlement:
         self._metrics.calls[seller.name, seller.provider_hex, code] += 1
         if attempt.is_lost:
             self.lost[attempt.order_hash] = attempt
-            if attempt.is_replaced:
-                self.note_replaced(attempt)
-            elif not attempt.is_shown:
+            if not attempt.is_shown:
                 self._end_key(attempt, None)
             return
         self._end_key(attempt, None)
@@ -137,8 +135,9 @@ class Settlement:
         self._add_row(attempt, FAILED, None)
 
     def note_replaced(self, attempt: Attempt) -> None:
-        """Write down that the key pays elsewhere for a lost order: its receipt may come after a crash of ours."""
+        """Write down that the key pays elsewhere for an order: its receipt may come after a crash of ours."""
         self._add_row(attempt, REPLACED, None)
+        attempt.is_noted = True
 
     def settle_late(self, order_hash: bytes, receipt: Receipt, receipt_hash: bytes) -> bool:
         """Settle a lost order whose receipt came with a batch (checked); False if it isn't waited for."""
@@ -150,7 +149,7 @@ class Settlement:
             self._end_key(attempt, receipt)
         self.escrow.settle(order.max_cost, receipt.cost)
         attempt.receipt_hash = receipt_hash
-        self._add_row(attempt, CUT, receipt, is_charged=attempt.is_shown, is_known=attempt.is_replaced)
+        self._add_row(attempt, CUT, receipt, is_charged=attempt.is_shown)
         self._metrics.calls[attempt.seller.name, attempt.seller.provider_hex, "late_receipt"] += 1
         self._metrics.cost_nano[attempt.seller.name] += receipt.cost
         return True
@@ -164,6 +163,7 @@ class Settlement:
             if attempt.is_stream and not attempt.seller.link.is_up:
                 attempt.away_since_s = min(attempt.away_since_s, now_s)
                 if now_s - attempt.away_since_s >= AWAY_S:
+                    attempt.away_since_s = now_s
                     attempt.waiter()
             else:
                 attempt.away_since_s = math.inf
@@ -288,7 +288,6 @@ class Settlement:
         receipt: Receipt | None,
         *,
         is_charged: bool = True,
-        is_known: bool = False,
     ) -> None:
         order = attempt.request.order
         row = CallRow(
@@ -311,4 +310,4 @@ class Settlement:
             attempt.why if attempt.failure is None else add_outcome(attempt.why, attempt.failure),
             attempt.paid_nano,
         )
-        self.submit(fill_call(row) if is_known else insert_call(row))
+        self.submit(fill_call(row) if attempt.is_noted else insert_call(row))
