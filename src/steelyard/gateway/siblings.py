@@ -13,7 +13,7 @@ from collections.abc import Callable
 from steelyard.storage.database import Database
 from steelyard.storage.processes import forget_process, list_links, note_process
 
-NOTE_S = 5.0
+NOTE_S = 2.0
 LISTED_S = 60.0
 
 
