@@ -1,6 +1,6 @@
 """JSON-RPC over HTTP: from a request's bytes to its answer, by the one road that all work takes.
 
-1. Refusals come in this order: key, chain, size, rate, load, Idempotency-Key, JSON-RPC, budget, escrow, providers.
+1. Refusals come in this order: key, chain, size, rate, Idempotency-Key, JSON-RPC, load, budget, escrow, providers.
 2. A body is one order at most; what is refused or known here is left out of it (relay_plan.py). A provider that fails
    is replaced before the first byte (work.py).
 3. Every refusal carries JSON-RPC's error object with the request's own id; those of the network keep their HTTP status.
@@ -227,6 +227,8 @@ class Relay:
         plan = self._plan(caller.listing, body, started_s)
         if plan.request is None:
             return self._known(plan)
+        if full := self.why_full():
+            raise Unavailable(full, code="overloaded", retry_after_s=1.0)
         job = self._dispatcher.build_job(
             caller.account, caller.listing, plan.request, plan.body, is_private=caller.is_private, started_s=started_s
         )
@@ -254,8 +256,6 @@ class Relay:
         return await self._work.buy(job, unwatched())
 
     async def _answer_once(self, caller: Caller, headers: dict[bytes, bytes], body: bytes, receive: Receive) -> Reply:
-        if full := self.why_full():
-            raise Unavailable(full, code="overloaded", retry_after_s=1.0)
         idem_key = headers.get(b"idempotency-key")
         if idem_key is None:
             return await self._ask_watched(caller, body, receive)

@@ -2,7 +2,7 @@
 
 1. Kept is the raw JSON of a `result` that isn't null; never an error, never an answer to a private call.
 2. The key is service, method and parameters; spaces between JSON's tokens make no difference.
-3. The one used longest ago goes first. An entry is forgotten after `keep_s`, and with the provider that made it.
+3. The one used longest ago goes first. An entry is forgotten after `keep_s`, or when told that its provider lies.
 4. What comes from here costs the client nothing: nobody worked for it. It names the receipt of the call that made it.
 
 Which requests are deterministic is known by the kind (services/rpc); this room only keeps. Law: docs/spec/relay.md.

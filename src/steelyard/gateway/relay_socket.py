@@ -3,6 +3,7 @@
 close code  when
 ----------  ----------------------------------------------------------------------------------
 1009        a message over `max_body_bytes`
+1011        a bug of ours
 1012        the gateway stops
 1013        a subscription that no provider serves any more
 4001        the key was revoked or has expired
@@ -38,7 +39,7 @@ from steelyard.gateway.socket_protocol import DROP
 if TYPE_CHECKING:
     from steelyard.gateway.randomness import RandomPool
 
-SLOW_CLIENT, KEY_REFUSED, FEED_LOST = 4008, 4001, 1013
+SLOW_CLIENT, KEY_REFUSED, FEED_LOST, FAULT = 4008, 4001, 1013, 1011
 OUTBOX_BYTES = 8 << 20
 MAX_REQUESTS = 64
 """Requests of one socket that are being answered."""
@@ -80,6 +81,9 @@ class RelaySockets:
         socket = RelaySocket(relay, caller, route.authorization, send, drop, describe, self._random)
         try:
             await socket.run(receive)
+        except Exception as error:  # a supervisor, as above
+            describe(error)
+            socket.close(FAULT, "the gateway failed on this socket: connect again")
         finally:
             self.count -= 1
         return 101
