@@ -251,6 +251,9 @@ async def _crash(world: World) -> None:
     """End the gateway with its slices open and its links cut, as kill -9 would; what was flushed stays."""
     gateway = world.gateway
     await gateway.writer.flush()
+    listener = world.running.links._server
+    assert listener is not None
+    listener.close()  # nobody listens any more: a node that dials again finds nothing to go on with
     for link in world.running.links.links:
         link.pipe.abort()
 
