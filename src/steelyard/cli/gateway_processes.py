@@ -5,7 +5,7 @@
 2. Each listens on the shared port (SO_REUSEPORT): the kernel spreads connections, and who is gone gets none.
 3. The first keeps the name of a gateway that ran alone, and so its lanes.
 
-Law: docs/cli.md, section 11; docs/spec/gateway.md, section 8.
+Law: docs/cli.md, section 10; docs/spec/gateway.md, section 8.
 """
 
 from __future__ import annotations
