@@ -25,6 +25,7 @@ from steelyard.protocol.lanes import LaneState, SignedBatch, SignedVoucher, sign
 from steelyard.protocol.messages import FinishReason, Voucher
 from steelyard.protocol.signing import SigningKey
 from steelyard.storage.events import list_events
+from steelyard.storage.lies import load_halves, load_lies
 from steelyard.storage.node_ledger import last_voucher, load_lanes
 
 OTHER_KEY = SigningKey(b"\x09" * 32)
@@ -274,7 +275,7 @@ def test_whatever_restarts_no_batch_is_doubled_and_all_that_is_written_is_promis
     """Orders, kill -9 of the node, clean stops, gateway restarts with and without memory, in any order.
 
     The gateway by hand refuses a second batch of one number, a broken chain of heads, and a call batched twice. In the
-    end every lane that the node has on disk is promised to its last nano.
+    end every lane that the node has on disk is promised to its last nano, and nobody told a lie.
     """
     import tempfile
 
@@ -301,6 +302,7 @@ def test_whatever_restarts_no_batch_is_doubled_and_all_that_is_written_is_promis
             assert world.gateway.refused == []
             stored = await load_lanes(world.database)
             assert all(lane.voucher_cumulative_nano == lane.state.cumulative for lane in stored)
+            assert await load_lies(world.database) == await load_halves(world.database) == []
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(story(Path(folder)))
