@@ -29,6 +29,7 @@ from steelyard.errors import (
     ChainError,
     ChainUnreachable,
     Conflict,
+    Fault,
     PaymentRequired,
     Reverted,
     Unavailable,
@@ -177,6 +178,8 @@ class Till:
             Unavailable: this gateway can't settle now (``settlement_failed``); nothing was taken.
         """
         if claim.settling is None:
+            if claim.is_over:
+                raise Fault("a payment that was given back can't be settled")
             claim.settling = asyncio.create_task(self._settle(claim, amount_nano), name="x402-settle")
             self._tasks.add(claim.settling)
             claim.settling.add_done_callback(self._tasks.discard)
