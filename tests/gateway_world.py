@@ -32,6 +32,7 @@ from steelyard.gateway.assembly import Gateway
 from steelyard.gateway.chain_view import CourtRecord, EscrowState, LanePaid, OfferTerms, Position, ServiceTerms
 from steelyard.gateway.serve import GatewayParts, Running, open_gateway
 from steelyard.gateway.settings import GatewaySettings
+from steelyard.gateway.x402 import Payments
 from steelyard.link.limits import LinkLimits
 from steelyard.link.port import SignedOffer
 from steelyard.protocol.ids import service_id
@@ -160,6 +161,7 @@ class World:
     key: ApiKey | None = None
     secret: str = ""
     own_database: Database | None = None
+    payments: Payments | None = None
     court: LieCourt | None = None
     gateway_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -283,6 +285,7 @@ class World:
                     chain=self.chain,
                     bind_service=build_service,
                     link_limits=LIMITS,
+                    payments=self.payments,
                     court=self.court,
                 )
             )
@@ -313,6 +316,7 @@ async def open_world(
     limit_nano: int | None = None,
     database: Database | None = None,
     court: LieCourt | None = None,
+    payments: Payments | None = None,
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Give a running gateway with so many echo nodes and one API key."""
@@ -320,7 +324,7 @@ async def open_world(
     chosen = GatewaySettings(port=0, link_port=0, **settings)
     async with AsyncExitStack() as stack:
         world = World(folder, chosen, MemoryChain(), stack, None, None)  # type: ignore[arg-type]
-        world.own_database, world.court = database, court
+        world.own_database, world.court, world.payments = database, court, payments
         await world.start_gateway()
         try:
             world.key, world.secret = await create_key(world.database, "test", limit_nano=limit_nano, now_ms=now_ms())

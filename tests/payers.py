@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from typing import Any
 
@@ -9,10 +11,11 @@ from tests.chains import RunningChain
 
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.payments import Authorization, WitnessTransfer
-from steelyard.chain.permit2 import CREATE2_FACTORY, PERMIT2, UPTO_PROXY, genesis_codes, load_permit2, permit2_separator
+from steelyard.chain.permit2 import CREATE2_FACTORY, UPTO_PROXY, genesis_codes, load_permit2, permit2_separator
 from steelyard.chain.sender import Sender
 from steelyard.chain.yard import YardClient
 from steelyard.protocol.hashing import keccak
+from steelyard.protocol.ids import format_hex
 from steelyard.protocol.signing import SigningKey
 
 
@@ -64,4 +67,32 @@ def sign_transfer(
     return WitnessTransfer(**fields, signature=key.sign(digest), permit=permit)
 
 
-__all__ = ["PERMIT2", "place_permit2", "sign_authorization", "sign_transfer"]
+def payment_header(accepted: dict[str, Any], payment: Authorization | WitnessTransfer) -> str:
+    """Return a payment as the `PAYMENT-SIGNATURE` header carries it."""
+    signature = "0x" + payment.signature.hex()
+    sent: dict[str, Any] = {"x402Version": 2, "accepted": accepted}
+    if isinstance(payment, Authorization):
+        signed = {
+            "from": format_hex(payment.payer),
+            "to": format_hex(payment.receiver),
+            "value": str(payment.amount_nano),
+            "validAfter": str(payment.valid_after_s),
+            "validBefore": str(payment.valid_before_s),
+            "nonce": format_hex(payment.nonce),
+        }
+        sent["payload"] = {"authorization": signed, "signature": signature}
+    else:
+        signed = {
+            "from": format_hex(payment.payer),
+            "permitted": {"token": format_hex(payment.token), "amount": str(payment.amount_nano)},
+            "spender": format_hex(payment.spender),
+            "nonce": str(payment.nonce),
+            "deadline": str(payment.deadline_s),
+            "witness": {
+                "to": format_hex(payment.receiver),
+                "facilitator": format_hex(payment.facilitator),
+                "validAfter": str(payment.valid_after_s),
+            },
+        }
+        sent["payload"] = {"permit2Authorization": signed, "signature": signature}
+    return base64.b64encode(json.dumps(sent).encode()).decode()

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 from tests.chains import CHAIN_KINDS, RunningChain, deploy_on, open_chain
-from tests.payers import PERMIT2, place_permit2, sign_authorization, sign_transfer
+from tests.payers import place_permit2, sign_authorization, sign_transfer
 
 from steelyard.chain.payments import Authorization, PaymentsClient, WitnessTransfer
-from steelyard.chain.permit2 import genesis_codes
+from steelyard.chain.permit2 import PERMIT2, genesis_codes
 from steelyard.chain.rpc import ChainRpc
 from steelyard.chain.sender import Sender
 from steelyard.chain.yard import YardClient
