@@ -154,7 +154,9 @@ class Dispatcher:
     def choose(self, job: Job, now_s: float) -> Seller | None:
         """Return who should have a job's next order, or None: nobody is well that wasn't asked."""
         luck = job.salt[0] / 256 + job.salt[1] / 65_536
-        chosen = job.listing.choose(job.tried, job.request.prefix, now_s, luck, job.preferences, job.quote)
+        chosen = job.listing.choose(
+            job.tried, job.request.prefix, now_s, luck, job.preferences, job.quote, is_deep=job.is_deep
+        )
         if chosen is None:
             return None
         seller, job.why = chosen

@@ -28,6 +28,7 @@ class Job:
         why: how the last one was chosen, and who was passed over (why.py).
         carry: what the client has of the answer from legs that are over (legs.py). rescues: for each leg that was
             replaced its provider in hex, and why. must_repeat: no provider could go on from what there is.
+        is_deep: it asks for what only archives have. is_safe: two providers may be asked, and the first answer counts.
     """
 
     account: Account
@@ -49,3 +50,5 @@ class Job:
     carry: Carry = NOTHING
     rescues: tuple[tuple[str, str], ...] = ()
     must_repeat: bool = False
+    is_deep: bool = False
+    is_safe: bool = False

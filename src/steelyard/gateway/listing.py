@@ -1,6 +1,6 @@
 """One service on sale: who sells it, who gets the next call, and why the others don't.
 
-1. Who is well is a candidate; one with an open case only while nobody else is well.
+1. Who is well is a candidate; one with an open case, or in doubt, only while nobody else is well.
 2. What the caller asks comes first (choice.py), then a breaker's trial, a warm prefix, and the draw (routing.py).
 3. The reasons are written down as they are found (why.py). Where nobody else sells, or the last tenth of a second had
    the same reasons, nothing is built.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from steelyard.gateway.choice import Candidate, behind, misfit, place
+from steelyard.gateway.operator_cap import LEAST_OTHERS, Turns
 from steelyard.gateway.pay_lane import PayLane
 from steelyard.gateway.preferences import Preferences
 from steelyard.gateway.replies import Header
@@ -96,6 +97,11 @@ class Listing:
     table: ShareTable = field(default_factory=ShareTable)
     told: dict[tuple[str, int, tuple[int, ...]], bytes] = field(default_factory=dict)
     told_s: float = -math.inf
+    turns: Turns = field(default_factory=Turns)
+    is_capped: bool = False
+
+    def __post_init__(self) -> None:
+        self.is_capped = getattr(self.service, "check", "") == "consensus"
 
     def choose(
         self,
@@ -105,12 +111,15 @@ class Listing:
         luck: float,
         wished: Preferences | None = None,
         quote: Quote = _NO_UNITS,
+        *,
+        is_deep: bool = False,
     ) -> tuple[Seller, bytes] | None:
         """Return who gets the next call and why (why.py), or None if nobody is well that may have it.
 
         Args:
             tried: who was asked already or can't take it. prefix: of the conversation, b"" if there is none.
             luck: in [0, 1). wished, quote: what the caller asks of its providers, and how large the call is at most.
+            is_deep: it asks for what only archives have.
         """
         if len(self.sellers) == 1 and not tried and wished is None:
             only = self.sellers[0]
@@ -122,12 +131,17 @@ class Listing:
             well = [seller for seller in well if seller.link.provider not in reasons]
         if len(well) > 1 and any(seller.is_challenged for seller in well):
             well = [seller for seller in well if not seller.is_challenged] or well
+        if len(well) > 1 and any(seller.record.doubt for seller in well):
+            well = [seller for seller in well if not seller.record.doubt] or well
+        if is_deep and len(well) > 1:
+            well = [seller for seller in well if seller.record.is_archival] or well
         if wished is not None and len(well) > 1:
             well = self._foremost(wished, quote, well, reasons)
         if not well:
             return None
-        seller, how, weights = self._pick(well, prefix, now_s, luck, is_usual=wished is None and not tried)
-        if wished is None and not tried:
+        is_usual = wished is None and not tried and not is_deep
+        seller, how, weights = self._pick(well, prefix, now_s, luck, is_usual=is_usual)
+        if is_usual:
             return self._taken(seller), self._tell(seller, how, well, weights, now_s)
         return self._taken(seller), build_why(
             how, self._passed(seller, how, well, weights, tried, reasons, now_s), len(tried)
@@ -182,7 +196,8 @@ class Listing:
             return well[0], "only_one_left", ()
         standings = [Standing(seller.price_nano, seller.record, seller.quality) for seller in well]
         table = self.table if is_usual else ShareTable()  # the usual one's shares aren't thrown away for one call
-        table.refresh(tuple(map(id, well)), standings, now_s)
+        is_capped = self.is_capped and len(well) > LEAST_OTHERS
+        table.refresh(tuple(map(id, well)), standings, now_s, is_capped=is_capped)
         loads = [seller.link.calls_in_flight for seller in well]
         trying = next((seller for seller in well if seller.record.pause_s), None)
         if trying is not None:
@@ -194,7 +209,11 @@ class Listing:
             index = choose_warm(prefix, providers, weights, loads)
             return well[index], "warm", table.weights
         first, second = pick_two(table.cumulative, luck)
-        return well[first if loads[first] <= loads[second] else second], "share", table.weights
+        if loads[first] > loads[second]:
+            first, second = second, first
+        if is_capped:
+            first = self.turns.take((first, second), [seller.link.provider for seller in well])
+        return well[first], "share", table.weights
 
     def _tell(self, seller: Seller, how: str, well: list[Seller], weights: Sequence[float], now_s: float) -> bytes:
         if now_s - self.told_s > _TOLD_AGE_S or len(self.told) > 1024:
@@ -227,10 +246,17 @@ class Listing:
                 reason = "this call's highest cost is more than its stake, or the budget, allows"
             elif not reason and seller in share:
                 reason = _LOST.get(how, "not drawn, its share was {:.0%}").format(share[seller])
-            told.append((provider, reason or seller.why_not(now_s) or "case_open"))
+                if seller.record.disagreements:
+                    reason += f"; others gave another answer {seller.record.disagreements} times"
+            told.append((provider, reason or seller.why_not(now_s) or _why_later(seller)))
         return told
 
     def _taken(self, seller: Seller) -> Seller:
         if seller.record.pause_s:
             seller.record.is_trying = True
         return seller
+
+
+def _why_later(seller: Seller) -> str:
+    """Why somebody who is well gets a call only if nobody else is."""
+    return "case_open" if seller.is_challenged else seller.record.doubt or "no_archive"

@@ -3,7 +3,7 @@
 1. `choose` is pure: it sees candidates as numbers, and takes its luck as an argument.
 2. A provider's share is (cheapest price / its price)^2 x (fastest / its time per unit) x its health x a quarter and
    three quarters of the network's quality. Nobody who is well falls below `EXPLORE_SHARE` of the best one's share, so
-   that yesterday's slow provider is measured again.
+   that yesterday's slow provider is measured again; but for who disagreed with two others (`trust`).
 3. Of two drawn by share, the less busy one takes the call: shares may be a little old, load never is.
 4. A conversation goes back to where its prefix is warm (weighted rendezvous), unless that provider is much busier. Its
    weights follow the shares only once those changed by `WARM_DRIFT`: a cache is worth more than a little speed.
@@ -16,9 +16,11 @@ Source: research/relay.md section 3 (OpenRouter's shares, LiteLLM's cooldowns). 
 from __future__ import annotations
 
 from bisect import bisect
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from steelyard.gateway.operator_cap import cap_shares
 from steelyard.protocol.rendezvous import rendezvous_order
 
 EXPLORE_SHARE = 0.05
@@ -38,6 +40,9 @@ RESTING_CODES = frozenset({"busy", "credit_window"})
 BLAMELESS_CODES = frozenset({"invalid_request", "cancelled", "lane_lost", "order_too_large"})
 """Failures that say nothing about the provider: the request itself was at fault, or a new lane mends it."""
 
+RECENT_CALLS = 64
+"""Of so many calls the times are kept, for `recent_s`."""
+
 WARM_DRIFT = 2.0
 """By what factor a share has to change before conversations are moved for it."""
 
@@ -46,7 +51,12 @@ _SHARE_AGE_S = 0.1
 
 @dataclass(slots=True)
 class Record:
-    """What this gateway saw of one provider at one service; it steers this gateway alone and is no verdict."""
+    """What this gateway saw of one provider at one service; it steers this gateway alone and is no verdict.
+
+    `bar`: why it gets no call at all. `doubt`: why it gets none while others are well. `is_archival`: whether it has
+    old blocks, None if it wasn't asked. `trust`: part of its share that `disagreements` left it. `recent_s`: how long
+    its last calls took.
+    """
 
     unit_s: float = 0.0
     failure_rate: float = 0.0
@@ -59,6 +69,12 @@ class Record:
     rest_until_s: float = 0.0
     last_reason: str = ""
     first_s: float = 0.0
+    bar: str = ""
+    doubt: str = ""
+    is_archival: bool | None = None
+    trust: float = 1.0
+    disagreements: int = 0
+    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_CALLS))
 
     def add_success(self, seconds: float, units: int, first_s: float | None = None) -> None:
         """Note a finished call: how long it took, how many units it made, and when its first piece came if earlier."""
@@ -67,6 +83,7 @@ class Record:
         self.unit_s = unit_s if not self.successes else self.unit_s + EWMA_WEIGHT * (unit_s - self.unit_s)
         self.first_s = first_s if not self.successes else self.first_s + EWMA_WEIGHT * (first_s - self.first_s)
         self.failure_rate -= EWMA_WEIGHT * self.failure_rate
+        self.recent_s.append(seconds)
         self.successes += 1
         self.failures_in_row = 0
         if self.pause_s:
@@ -91,6 +108,8 @@ class Record:
 
     def why_not(self, now_s: float) -> str:
         """Return why this provider gets no call now, or an empty string."""
+        if self.bar:
+            return self.bar
         if self.rest_until_s > now_s:
             return self.last_reason
         if self.pause_s:
@@ -127,7 +146,7 @@ def shares(standings: Sequence[Standing]) -> list[float]:
         trust = QUALITY_FLOOR + (1.0 - QUALITY_FLOOR) * standing.quality
         result.append(price * price * speed * trust * (1.0 - record.failure_rate) ** 2)
     floor = max(result) * EXPLORE_SHARE
-    return [max(share, floor) for share in result]
+    return [max(share, floor) * standing.record.trust for share, standing in zip(result, standings, strict=True)]
 
 
 def pick_two(cumulative: Sequence[float], luck: float) -> tuple[int, int]:
@@ -159,12 +178,14 @@ class ShareTable:
     warm: dict[bytes, float] = field(default_factory=dict)
     warm_now: list[float] | None = None
 
-    def refresh(self, keys: tuple[int, ...], standings: Sequence[Standing], now_s: float) -> None:
+    def refresh(
+        self, keys: tuple[int, ...], standings: Sequence[Standing], now_s: float, *, is_capped: bool = False
+    ) -> None:
         """Bring the table up to date for the candidates that are well now (`keys` names them)."""
         if keys == self.keys and now_s - self.made_s < _SHARE_AGE_S:
             return
         self.keys, self.made_s, self.warm_now = keys, now_s, None
-        self.weights = shares(standings)
+        self.weights = cap_shares(shares(standings)) if is_capped else shares(standings)
         total, self.cumulative = 0.0, []
         for weight in self.weights:
             total += weight
