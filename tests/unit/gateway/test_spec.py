@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steelyard.gateway import access, calls_view, check_sessions, checks, hangups, routing
+from steelyard.gateway import access, calls_view, check_sessions, checks, hangups, routing, settlement
 from steelyard.gateway.assembly import STALE_CHAIN_BEATS
 from steelyard.gateway.replies import HOT_ROUTES
 from steelyard.gateway.settings import GatewaySettings
@@ -25,6 +25,10 @@ def test_spec_numbers_equal_the_code() -> None:
         f"has {routing.WARM_SLACK_CALLS} calls more in flight",
         f"open it for {routing.FIRST_PAUSE_S:.0f} s, doubling to {routing.LONGEST_PAUSE_S:.0f} s",
         f"`max_attempts` ({settings.max_attempts})",
+        f"its link is away for {settlement.AWAY_S} s",
+        f"or nothing for `stall_s` ({settings.stall_s:.0f} s)",
+        f"not begun after `first_byte_s` ({settings.first_byte_s:.0f} s)",
+        f"up to `rescue_wait_s` ({settings.rescue_wait_s:.0f} s)",
         f"after {settings.key_check_s} s, and never trusted for longer than {access.LONGEST_TRUST_S:.0f} s",
         f"`grace_s` ({settings.grace_s:.0f} s)",
         f"`idempotency_s` ({settings.idempotency_s / 3600:.0f} h)",
