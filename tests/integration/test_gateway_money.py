@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +229,7 @@ def test_call_that_comes_back_after_a_crash_is_charged_to_its_key(tmp_path: Path
             node.gate.clear()
             asking = asyncio.create_task(_status(world, BODY))
             await until(lambda: len(node.requests) == 1)
-            await _crash(world)
-            node.gate.set()
+            await _crash(world, then=node.gate.set)
             await asyncio.gather(asking, return_exceptions=True)
             await until(lambda: any(node.waiting.values()))
             node.send_batches(None)
@@ -247,8 +247,11 @@ def test_call_that_comes_back_after_a_crash_is_charged_to_its_key(tmp_path: Path
     asyncio.run(story())
 
 
-async def _crash(world: World) -> None:
-    """End the gateway with its slices open and its links cut, as kill -9 would; what was flushed stays."""
+async def _crash(world: World, *, then: Callable[[], None] = lambda: None) -> None:
+    """End the gateway with its slices open and its links cut, as kill -9 would; what was flushed stays.
+
+    `then` is what happens elsewhere in the moment after.
+    """
     gateway = world.gateway
     await gateway.writer.flush()
     listener = world.running.links._server
@@ -256,6 +259,7 @@ async def _crash(world: World) -> None:
     listener.close()  # nobody listens any more: a node that dials again finds nothing to go on with
     for link in world.running.links.links:
         link.pipe.abort()
+    then()
 
     async def nothing() -> None:
         return None
