@@ -4,6 +4,7 @@ event                what happens to the money                                  
 -------------------  -----------------------------------------------------------  -------------------------------
 a piece              nothing                                                       bytes for the client
 a good receipt       settled at its cost, the call's row queued                    `receipt`
+one of no answer     settled, not charged to the key (relay_shapes.py)             `receipt` and `shortfall`
 a bad receipt, piece nothing is paid, the peer is refused and dropped              `failure` bad_receipt, _piece
 a failure            the reservation is released                                   `failure`
 the link is lost     the highest cost stays reserved until receipt or deadline     `failure` link_lost
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from steelyard.errors import BadMessage, PeerError
 from steelyard.gateway.legs import Carry, Leg, Units
-from steelyard.gateway.receipt_check import check_receipt, check_times, is_cut, raise_if_unasked_cut
+from steelyard.gateway.receipt_check import NoAnswer, check_receipt, check_times, is_cut, raise_if_unasked_cut
 from steelyard.link.port import CallRequest, Failure, Piece
 from steelyard.protocol.messages import Receipt
 from steelyard.protocol.pricing import call_cost
@@ -73,6 +74,7 @@ class Attempt:
         "job",
         "key_nano",
         "leg",
+        "no_answer",
         "order_hash",
         "out",
         "paid_nano",
@@ -133,6 +135,7 @@ class Attempt:
         self.receipt_hash = b""
         self.receipt_hex = b""
         self.failure: Failure | None = None
+        self.no_answer: Failure | None = None
         self.is_cancelled = False
         self.is_shown = False
         self.is_key_ended = False
@@ -214,7 +217,10 @@ class Attempt:
         if is_cut(receipt):
             self.out = []  # an answer that was cut is an error, it has no body
         else:
-            self.out = [self.shape.whole(Piece(content, 0, 0, detail), receipt, self.stamp)]
+            try:
+                self.out = [self.shape.whole(Piece(content, 0, 0, detail), receipt, self.stamp)]
+            except NoAnswer as error:
+                self.out, self.no_answer = [], Failure(error.code, error.message)
 
     def on_fail(self, failure: Failure) -> None:
         """Release the reservation, or keep it while a receipt may still come."""
@@ -235,9 +241,9 @@ class Attempt:
 
     def take_over(self) -> None:
         """Leave what is reserved on the key for this leg, and what the key owes for it, to the leg that comes next."""
-        self.key_nano = 0
-        self.is_replaced = True
         if not self.is_key_ended:
+            self.key_nano = 0
+            self.is_replaced = True
             self.settlement.note_replaced(self)
         if not self.is_over:
             self.cancel()
@@ -277,6 +283,8 @@ class Attempt:
         """What is wrong with an answer whose receipt says that it was cut, or that isn't what was wanted, or None."""
         if self.is_unwanted:
             return Failure("another_answer", "it does not begin with what was sent already", is_retryable=False)
+        if self.no_answer is not None:
+            return self.no_answer
         if self.receipt is None or not is_cut(self.receipt):
             return None
         return Failure("engine_error", "its engine stopped before the end of the answer")

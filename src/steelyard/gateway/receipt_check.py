@@ -21,6 +21,16 @@ CLOCK_SLACK_MS = 5_000
 _CUT = (FinishReason.CANCELLED, FinishReason.ERROR)
 
 
+class NoAnswer(PeerError):
+    """What is signed, sent and paid as an answer and is the provider's own failure; raised by a shape that can tell.
+
+    The order is settled, the key is not charged, and another provider is asked. The link stays: an honest one's own
+    node may have failed.
+    """
+
+    code = "no_answer"
+
+
 def check_receipt(
     order: Order, order_hash: bytes, quote: tuple[int, int], receipt: Receipt, salt: bytes, content: bytes
 ) -> None:

@@ -1,7 +1,7 @@
 """The relay's answers are the provider's own bytes: checked for being answers at all, and handed on.
 
 1. `rpc`: one JSON object, or a list of them, with the ids of the request, in its order. A provider that sends something
-   else broke the rules: nothing is paid.
+   else broke the rules: nothing is paid. Its node's own failure in an answer's clothes is paid and not shown.
 2. `rpc.subscribe`: each piece is one notification's result and a line break, or nothing (the subscription stands).
 3. `rest`: one line with status and content type, and the body.
 
@@ -10,13 +10,20 @@ Law: docs/spec/relay.md; docs/spec/kinds/rpc.md, docs/spec/kinds/rest.md.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from steelyard.errors import BadMessage, SteelyardError
+from steelyard.gateway.receipt_check import NoAnswer
 from steelyard.link.port import Piece
 from steelyard.protocol.messages import Receipt
 from steelyard.services.port import Request
 from steelyard.services.rest.requests import read_answer
+
+if TYPE_CHECKING:
+    from steelyard.gateway.relay_plan import Plan
+from steelyard.services.rpc.blame import blame_node
 
 
 class Answered(msgspec.Struct):
@@ -67,9 +74,13 @@ class RelayShape:
 
 
 class RpcShape(RelayShape):
-    """A whole JSON-RPC answer."""
+    """A whole JSON-RPC answer; `plan` is what it is part of, where the call was begun below ASGI."""
 
-    __slots__ = ()
+    __slots__ = ("plan",)
+
+    def __init__(self, request: Request, call_hex: bytes, model: bytes, created_s: int) -> None:
+        super().__init__(request, call_hex, model, created_s)
+        self.plan: Plan | None = None
 
     def whole(self, piece: Piece, receipt: Receipt, stamp: bytes) -> bytes:
         payload = self._request.payload
@@ -80,6 +91,9 @@ class RpcShape(RelayShape):
             raise BadMessage("the answer's ids are not those of the request, in its order")
         if any(bool(one.result) == bool(one.error) for one in answered):
             raise BadMessage("an answer has neither a result nor an error, or both")
+        for one in answered:
+            if one.error and (blame := blame_node(bytes(one.error))):
+                raise NoAnswer(blame)
         return piece.content
 
 

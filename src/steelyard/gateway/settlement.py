@@ -97,7 +97,11 @@ class Settlement:
         order, seller = attempt.request.order, attempt.seller
         cost = receipt.cost
         # An engine's own failure before anything was shown is the gateway's cost: the call is tried again elsewhere.
-        is_charged = (receipt.finish_reason != FinishReason.ERROR or attempt.is_shown) and not attempt.is_unwanted
+        is_charged = (
+            (receipt.finish_reason != FinishReason.ERROR or attempt.is_shown)
+            and not attempt.is_unwanted
+            and attempt.no_answer is None
+        )
         self._end_key(attempt, receipt if is_charged else None)
         self.escrow.settle(order.max_cost, cost)
         is_cut = receipt.finish_reason >= FinishReason.CANCELLED
@@ -106,6 +110,8 @@ class Settlement:
         units = receipt.units_out or receipt.units_in
         if receipt.finish_reason == FinishReason.ERROR:
             seller.record.add_failure("engine_error", now_s)
+        elif attempt.no_answer is not None:
+            seller.record.add_failure(attempt.no_answer.code, now_s)
         else:
             first_s = None if attempt.first_s is None else attempt.first_s - attempt.started_s
             seller.record.add_success(now_s - attempt.started_s, units, first_s)
@@ -271,7 +277,7 @@ class Settlement:
 
     def _end_key(self, attempt: Attempt, receipt: Receipt | None) -> None:
         """End what is reserved on the key for an attempt: charge its receipt, and what is owed for legs before it."""
-        if attempt.is_replaced:
+        if attempt.is_replaced or attempt.is_key_ended:
             return
         if receipt is not None:
             attempt.paid_nano = min(attempt.charge(receipt), attempt.key_nano)
