@@ -14,7 +14,7 @@ WORKERS ?= 2
 BENCH_PACKAGES := bench/verification/.packages
 BENCH_STAMP := $(BENCH_PACKAGES)/.installed
 
-.PHONY: help setup demo demo-trust up down test check format lock contracts bench-gateway bench-relay bench-verification fuzz nightly clean
+.PHONY: help setup demo demo-trust up down test check format lock contracts bench-gateway bench-relay bench-verification fuzz soak nightly clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -85,6 +85,9 @@ $(BENCH_STAMP): $(STAMP)
 
 bench-verification: $(BENCH_STAMP) ## Hold every promise about checking against what was recorded of real engines
 	@PYTHONPATH=$(BENCH_PACKAGES) $(BIN)/python bench/verification/run.py
+
+soak: $(STAMP) ## Break a network under load for SECONDS (600), by SEED, and ask every book
+	@$(BIN)/python bench/soak/run.py $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED))
 
 fuzz: $(STAMP) ## A million fuzzed blobs at everything that reads evidence
 	@$(BIN)/python bench/verification/fuzz.py
