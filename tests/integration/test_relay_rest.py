@@ -120,6 +120,10 @@ def test_bad_request_is_refused_in_the_gateways_shape(tmp_path: Path) -> None:
                 reply, _ = await ask(world, method, path)
                 assert reply.status == status, path
                 assert (await reply.json())["error"]["message"]
+            async with aiohttp.ClientSession() as session:
+                url = world.base_url.removesuffix("/v1") + "/rpc/weather"
+                refused = await session.post(url, json={}, headers={"authorization": f"Bearer {world.secret}"})
+                assert (refused.status, "/rest/weather" in await refused.text()) == (404, True)
             reply, _ = await ask(world, "GET", "weather/now", headers={"authorization": ""})
             assert reply.status == 401
 

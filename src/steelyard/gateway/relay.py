@@ -25,8 +25,8 @@ from steelyard.gateway.relay_cache import CachedAnswer, RelayCache
 from steelyard.gateway.relay_errors import read_ids, refusal_reply
 from steelyard.gateway.relay_heights import Heights
 from steelyard.gateway.relay_plan import API, Plan, cache_header, family_of, make_plan
-from steelyard.gateway.relay_routes import RelayRoute
-from steelyard.gateway.relay_shapes import read_answered
+from steelyard.gateway.relay_routes import REST, RPC, RelayRoute
+from steelyard.gateway.relay_shapes import RpcShape, read_answered
 from steelyard.gateway.replies import JSON_HEADER, Header, Receive, Reply, Send, error_reply, send_reply
 from steelyard.gateway.request_bodies import ClientGone, read_body
 from steelyard.services.rpc.catalogue import find_chain, nearest_chains
@@ -129,18 +129,22 @@ class Relay:
         attempt = self._dispatcher.place_now(job)
         if attempt is None:
             self.access.give_back_turn(account)
+        elif isinstance(attempt.shape, RpcShape):
+            attempt.shape.plan = plan
         return attempt
 
     def keep(self, attempt: Attempt, plan: Plan | None = None) -> None:
-        """Keep what may be kept of a good answer; without its plan it is made again."""
+        """Keep what may be kept of a good answer; without its plan by the one that `begin` made."""
         job = attempt.job
         if job.is_private or not attempt.out:
             return
         now_s = self.clock()
         self._note_height(attempt, now_s)
+        if plan is None and isinstance(attempt.shape, RpcShape):
+            plan = attempt.shape.plan
+        if plan is None:
+            return
         try:
-            if plan is None:
-                plan = self._plan(job.listing, job.body, now_s)
             for key, result in plan.keepable(attempt.out[0]):
                 seller = attempt.seller
                 self.cache.keep(
@@ -208,6 +212,18 @@ class Relay:
         for listing in self._catalogue.listings.values():
             if row is not None and listing.manifest.chain == row.id and listing.manifest.kind == kind:
                 return listing
+        others = [listing for one in names if (listing := self._catalogue.listings.get(one)) is not None]
+        if others:
+            kind_there = others[0].manifest.kind
+            raise NotFound(
+                f"{others[0].name!r} is sold, as {kind_there}: use "
+                + (
+                    f"/{kind_there}/{others[0].name}"
+                    if kind_there in (RPC, REST)
+                    else "POST /v1/chat/completions and the like"
+                ),
+                code="chain_not_found",
+            )
         for one in names:
             if await self._catalogue.is_registered(one):
                 raise Unavailable(
