@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -23,12 +23,15 @@ from steelyard.services.details import join_details
 from steelyard.services.port import (
     Chunk,
     Context,
+    ContinuingService,
+    Prefix,
     Request,
     Result,
     Service,
     ServiceClass,
     decode_manifest,
     encode_manifest,
+    encode_prefix,
 )
 
 if TYPE_CHECKING:
@@ -85,6 +88,7 @@ async def find_violations(
         found += _pure_violations(bare, service, api, body)
         found += await _run_violations(service, api, body, seed)
         found += await _quick_violations(service, api, body, seed)
+        found += await _seam_violations(service, api, body, seed)
         found += await _cancel_violations(service, api, body, seed)
     await service.aclose()
     return found
@@ -144,6 +148,34 @@ async def _quick_violations(service: Service, api: str, body: bytes, seed: int) 
     if chunk.detail != join_details([chunk.detail for chunk in chunks if chunk.detail]):
         return [f"{api}: answer_now gives another detail than run"]
     return []
+
+
+async def _seam_violations(service: Service, api: str, body: bytes, seed: int) -> list[str]:
+    """An answer that goes on after its first chunk is the undisturbed one, and its rest can be replayed."""
+    fields: Any = _json(body)
+    if not getattr(service, "can_continue", False) or api not in TEXT_APIS or not isinstance(fields, dict):
+        return []
+    request = service.parse(api, msgspec.json.encode({**fields, "stream": True}))
+    chunks = [chunk async for chunk in service.run(request, Context(seed=seed))]
+    whole, first = _join(chunks, Context()), chunks[0]
+    prefix = Prefix(first.content, first.units_out, first.trail)
+    context = Context(seed=seed, prefix=encode_prefix(prefix))
+    rest = cast(ContinuingService, service).quote_rest(request, prefix)
+    more = [chunk async for chunk in service.run(request, context)] if rest is not None else []
+    if rest is None or not more:
+        return [f"{api}: it can continue, and not after its own first chunk"]
+    result = _join(more, context)
+    found = []
+    if (first.content + result.content, result.finish) != (whole.content, whole.finish):
+        found.append(f"{api}: an answer that goes on after its first chunk is another one")
+    if result.units_in > rest.max_units_in or result.units_out > rest.max_units_out:
+        found.append(f"{api}: the rest costs {result.units_in} + {result.units_out}, quoted were {rest}")
+    claimed = service.evidence(request, result)
+    public = msgspec.structs.replace(result, trace=b"")
+    replayed = await service.replay(request, public, claimed, Context(seed=seed, prefix=context.prefix))
+    if not service.compare(public, claimed, replayed).is_wellformed:
+        found.append(f"{api}: the evidence of an honest rest counts as malformed")
+    return found
 
 
 def _chunk_violations(request: Request, chunks: list[Chunk]) -> list[str]:

@@ -12,7 +12,7 @@ from tests.service_world import SAMPLES, LetterEngine, body, sample_bodies
 from steelyard.services.conformance import find_violations
 from steelyard.services.discovery import installed_services
 from steelyard.services.echo import EchoService
-from steelyard.services.port import Chunk, Comparison, Context, FinishReason, Quote, Request, Result
+from steelyard.services.port import Chunk, Comparison, Context, FinishReason, Prefix, Quote, Request, Result
 from steelyard.services.rest.requests import encode_call
 
 KINDS = installed_services().kinds
@@ -118,3 +118,18 @@ def test_suite_finds_a_kind_that_breaks_the_port(kind: type[EchoService], senten
     """A suite that can't fail proves nothing: each broken echo is found, by the sentence that fits it."""
     bodies = {api: body(SAMPLES[api]) for api in kind.apis}
     assert any(sentence in violation for violation in asyncio.run(find_violations(kind, None, bodies)))
+
+
+def test_kind_that_does_not_go_on_where_it_says_is_found() -> None:
+    """Whoever says that it continues answers, and begins again, is no provider for a rescue."""
+
+    class Restarts(EchoService):
+        can_continue = True
+
+        def quote_rest(self, request: Request, prefix: Prefix) -> Quote:
+            return self.quote(request)
+
+    async def run() -> list[str]:
+        return await find_violations(Restarts, None, await sample_bodies(Restarts, None, {}))
+
+    assert any("is another one" in what for what in asyncio.run(run()))
