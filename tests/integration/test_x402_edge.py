@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.paid_world import MONEY, PAYER, MemoryToken, PaidWorld, open_paid_wor
 
 from steelyard.errors import ChainError, ChainUnreachable, Reverted
 from steelyard.gateway.x402 import X402Terms
+from steelyard.gateway.x402_settle import Claim, Till
+from steelyard.gateway.x402_wire import read_payment
 from steelyard.link.port import Failure
 from steelyard.protocol.pricing import call_cost
 from steelyard.protocol.signing import SigningKey
@@ -94,6 +97,35 @@ def test_one_payment_in_parallel_is_won_by_one(tmp_path: Path) -> None:
             assert sorted(status for status, _, _ in replies) == [200, *[402] * 7]
             assert spent(paid) == paid.price(asked)
             assert len(paid.world.nodes[0].requests) == 1
+
+    asyncio.run(story())
+
+
+def test_one_payment_at_two_processes_is_won_by_one(tmp_path: Path) -> None:
+    """The claim is in the database that processes share: of two tills with the same payment one gets it."""
+
+    async def story() -> None:
+        async with open_paid_world(tmp_path) as paid:
+            offered = read_payment(paid.pay(await paid.quote(), "upto").encode())
+            other = Till(
+                paid.chain,
+                paid.world.database,
+                paid.till.asked,
+                process="another",
+                bench_s=1.0,
+                clock=time.monotonic,
+                clock_ms=lambda: time.time_ns() // 10**6,
+            )
+            ended = await asyncio.gather(
+                *(till.claim(offered, 1) for till in (paid.till, other)), return_exceptions=True
+            )
+            assert sorted(type(one).__name__ for one in ended) == ["Claim", "PaymentRequired"]
+            for till, one in zip((paid.till, other), ended, strict=True):
+                if isinstance(one, Claim):
+                    await till.release(one)
+            claim = await other.claim(offered, 1)
+            await other.settle(claim, 1)
+            assert paid.chain.taken == [1]
 
     asyncio.run(story())
 
