@@ -126,7 +126,7 @@ def check_claim(frame: Claim) -> None:
 
 
 def check_open(frame: Open, max_body_bytes: int) -> None:
-    """Refuse a call whose order has a field outside its type, or whose body or prefix is too long; raises BadMessage."""
+    """Refuse a call with an order outside its types, or with a body or prefix that is too long; raises BadMessage."""
     check_order(frame.request.order)
     size = max(len(frame.request.body), len(frame.request.prefix))
     if size > max_body_bytes:
