@@ -28,7 +28,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PIP) install --quiet --upgrade "pip>=24"
 	@$(PIP) install --progress-bar off --require-hashes -r requirements.lock 2>&1 | tee $(VENV)/setup.log | \
 	 awk -v all=$$(grep -c '^[A-Za-z].*==' requirements.lock) '/^(Collecting|Ignoring|Requirement already)/ { n++ } \
-	 /^Installing collected/ { what = "installing" } { bar = sprintf("%*s", 40 * n / all, ""); gsub(/ /, "#", bar); \
+	 /^Installing collected/ { what = "installing" } /^Successfully/ { n = all; what = "installed " } n what != last { \
+	 last = n what; bar = sprintf("%*s", 40 * n / all, ""); gsub(/ /, "#", bar); \
 	 printf "\r  [%-40s] %d of %d %s", bar, n, all, what; fflush() } END { print "" }'; \
 	 test $${PIPESTATUS[0]} = 0 || { tail -20 $(VENV)/setup.log; exit 1; }
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
