@@ -15,6 +15,7 @@ import pytest
 from tests.gateway_faults import WORDS, list_rows, settle_spent
 from tests.gateway_node import ScriptedNode
 from tests.gateway_world import LIMITS, MODEL, World, open_world, until
+from tests.integration.test_gateway_money import _crash as crash
 from tests.service_world import END, LetterEngine
 
 from steelyard.link.port import LeafEntry, Piece
@@ -23,6 +24,7 @@ from steelyard.protocol.messages import Receipt, content_hash
 from steelyard.protocol.pricing import call_cost
 from steelyard.services.chat import ChatService
 from steelyard.services.port import decode_prefix
+from steelyard.storage.budgets import load_budget
 from steelyard.storage.calls import list_calls
 
 PRICES = ((1_000_000, 2_000_000), (3_000_000, 5_000_000))
@@ -405,5 +407,38 @@ def test_hundred_streams_that_lose_their_provider_never_overspend_a_key(tmp_path
             rows = await list_calls(world.database, limit=1_000)
             assert spent == sum(row.charged_nano or 0 for row in rows)
             assert world.gateway.metrics.rescues["engine_error"] > 0
+
+    asyncio.run(story())
+
+
+def test_receipt_of_a_replaced_leg_that_comes_after_a_crash_charges_the_key_nothing(tmp_path: Path) -> None:
+    """The row of the replaced leg was written before the next order left; the escrow pays, the key has paid."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, nodes=0, stall_s=1.5, deadline_s=4.0, grace_s=0.1) as world:
+            for index in range(2):
+                await add_letters(world, index)
+            stop_first(world, _set("cut_after", 3))
+            answer = await stream(world, LETTERS, temperature=0)
+            assert answer.text == TEXT
+            node = next(node for node in world.nodes if node.cut_after is not None)
+            (call,) = node.requests
+            await crash(world)
+            order = call.order
+            receipt = Receipt(order.struct_hash(), 0, ZERO32, ZERO32, 9, 3, 0, 1, 2, 4)
+            receipt = msgspec.structs.replace(receipt, cost=call_cost(9, 3, order.price_in, order.price_out))
+            node.waiting[order.lane] = [LeafEntry(order, call.tag, receipt)]
+            node.cut_after = None
+            node.send_batches(None)
+            await world.start_gateway()
+            node.dial(world.running.address.link_url, LIMITS)
+            await until(lambda: any(lane.state.count for lane in world.gateway.payer.lanes.values()))
+            await until(lambda: not world.gateway.recovery.is_waiting)
+            rows = {row.provider: row for row in await list_rows(world)}
+            late = rows[node.key.account]
+            assert (late.cost_nano, late.charged_nano) == (receipt.cost, 0)
+            assert world.key is not None
+            budget = await load_budget(world.database, world.key.budget_id)
+            assert (budget.spent_nano, budget.leased_nano) == (answer.stamp["cost_nano"], 0)
 
     asyncio.run(story())
