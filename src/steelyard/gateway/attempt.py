@@ -182,7 +182,8 @@ class Attempt:
         if shown is not None:
             self.out.append(self.shape.chunk(shown))
         self.units = (self.units[0] + piece.units_in, self.units[1] + piece.units_out)
-        self.trails.append(piece.trail)
+        if piece.trail:
+            self.trails.append(piece.trail)
 
     def on_done(self, receipt: Receipt) -> None:
         """Settle, if the receipt is good; raises PeerError if it isn't, and the link is dropped for it."""
