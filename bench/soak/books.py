@@ -24,9 +24,6 @@ BUGS = re.compile(r'"(?:beat_crashed|internal_error|link_admit_failed|write_refu
 UNSIGNED_S = 1.0
 """A node signs for a receipt 250 ms after it at most; a busy machine is given the rest."""
 
-PAID = "COALESCE(c.charged_nano, c.cost_nano)"
-"""What a key paid with an order; not its cost where an answer took several."""
-
 RECEIPTS = "SELECT COALESCE(SUM(cost_nano), 0), COUNT(*) FROM calls WHERE receipt_hash IS NOT NULL"
 
 
@@ -140,8 +137,8 @@ def _stale(network: Network, unsigned: Sequence[tuple[bytes, int]], kills: Seque
 def _overspent(network: Network, seen: Seen) -> list[str]:
     found = []
     query = (
-        f"SELECT k.name, b.limit_nano, b.spent_nano, b.leased_nano, COALESCE(SUM({PAID}), 0) FROM api_keys k "
-        "JOIN budgets b USING (budget_id) LEFT JOIN calls c USING (key_id) WHERE b.limit_nano IS NOT NULL GROUP BY 1"
+        "SELECT k.name, b.limit_nano, b.spent_nano, b.leased_nano, "
+        "COALESCE(SUM(COALESCE(c.charged_nano, c.cost_nano)), 0) FROM api_keys k JOIN budgets b USING (budget_id) LEFT JOIN calls c USING (key_id) WHERE b.limit_nano IS NOT NULL GROUP BY 1"
     )
     clients = {key.name: key.seen_nano for key in seen.keys}
     for name, limit, spent, leased, called in read_rows(network, query):
@@ -152,9 +149,10 @@ def _overspent(network: Network, seen: Seen) -> list[str]:
 
 
 def _differences(network: Network) -> list[str]:
-    """Keys whose budget doesn't say what their calls cost."""
+    """Keys whose budget isn't what they paid for their calls: not these' cost, where an answer took several orders."""
     query = (
-        f"SELECT k.name, b.spent_nano, COALESCE(SUM({PAID}), 0) AS called FROM api_keys k JOIN budgets b "
+        "SELECT k.name, b.spent_nano, COALESCE(SUM(COALESCE(c.charged_nano, c.cost_nano)), 0) AS called "
+        "FROM api_keys k JOIN budgets b "
         "USING (budget_id) LEFT JOIN calls c USING (key_id) GROUP BY 1 HAVING b.spent_nano <> called"
     )
     return [f"{name}: spent {spent}, calls {called}" for name, spent, called in read_rows(network, query)]
