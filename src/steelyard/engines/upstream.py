@@ -4,6 +4,8 @@
 2. Its base URL and key are the provider's own configuration, never a caller's.
 3. A stream that ends without a finish reason, its usage or `[DONE]` was cut: that is an error, never a clean end.
 4. What the upstream calls the caller's fault stays that (400); everything else is the provider's trouble (503).
+5. A server that says nothing is given up while there is time to ask another provider: `SILENCE_S` is below a
+   gateway's usual deadline.
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
+from steelyard.engines.http_session import await_head, find_proxy, open_session, raise_if_busy, split_url
 from steelyard.engines.port import Delta, Embeddings, EngineInfo, Progress
 from steelyard.engines.sse import EventReader
 from steelyard.errors import BadRequest, ConfigError, Unavailable
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-SILENCE_S = 300.0
+SILENCE_S = 120.0
 """How long an upstream may say nothing before it counts as gone."""
 
 _PATHS = {"chat.completions": "/chat/completions", "completions": "/completions"}
@@ -82,22 +84,23 @@ _decode_vectors = msgspec.json.Decoder(_Vectors).decode
 class UpstreamEngine:
     """One model of one OpenAI-compatible server; a `RelayEngine`."""
 
-    def __init__(self, base_url: str, info: EngineInfo, *, api_key: str = "") -> None:
+    def __init__(self, base_url: str, info: EngineInfo, *, api_key: str = "", silence_s: float = SILENCE_S) -> None:
         """Name the server; nothing is sent before `prepare`.
 
         Args:
             base_url: up to and including the version, e.g. ``http://127.0.0.1:8000/v1``.
             info: what the provider says of the model; `info.model` is its name there, `info.parameters` what it
-            honours. api_key: sent as a bearer token, if any.
+            honours. api_key: sent as a bearer token, if any. silence_s: how long the server may say nothing.
 
         Raises:
             ConfigError: the URL is no http or https URL.
         """
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"the upstream's base URL is {base_url!r}: write http:// or https:// and a host")
+        self._proxy = find_proxy(split_url(base_url, ("http", "https"), "base_url"))
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._silence_s = silence_s
         self._info = info
         self._http: aiohttp.ClientSession | None = None
         self._is_closed = False
@@ -114,7 +117,9 @@ class UpstreamEngine:
         """
         progress(f"asking {self._base_url}", 0, 0)
         try:
-            async with self._session().get(self._base_url + "/models") as response:
+            async with self._session().get(
+                self._base_url + "/models", headers=self._headers, proxy=self._proxy
+            ) as response:
                 status, body = response.status, await response.content.read(MAX_ANSWER_BYTES)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ConfigError(f"the upstream {self._base_url} does not answer: {error}") from error
@@ -166,17 +171,20 @@ class UpstreamEngine:
         if self._is_closed:
             raise Unavailable("the model engine is closed", code="engine_closed")
         if self._http is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_S)
-            self._http = aiohttp.ClientSession(headers=self._headers, timeout=timeout, trust_env=True)
+            self._http = open_session(self._silence_s)
         return self._http
 
     @asynccontextmanager
     async def _post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"Content-Type": "application/json"}
+        request = self._session().post(
+            self._base_url + path,
+            data=msgspec.json.encode(body),
+            headers=self._headers,
+            allow_redirects=False,
+            proxy=self._proxy,
+        )
         try:
-            async with self._session().post(
-                self._base_url + path, data=msgspec.json.encode(body), headers=headers, allow_redirects=False
-            ) as response:
+            async with await await_head(request, self._silence_s) as response:
                 if response.status != 200:
                     raise await _refusal(response)
                 yield response
@@ -202,6 +210,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> BadRequest | Unavailable
         message, param = str(error["message"]), error.get("param")
     except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
         message, param = data[:200], None
+    raise_if_busy(response.status, response.headers, f"the model's server ({response.status}): {message}")
     if response.status in (400, 413, 422):
         return BadRequest(f"the model's server refused the request: {message}", param=param if param else None)
     return Unavailable(f"the model's server answered {response.status}: {message}", code="upstream_failed")

@@ -12,9 +12,9 @@ from __future__ import annotations
 import aiohttp
 from yarl import URL
 
+from steelyard.engines.http_session import await_head, find_proxy, open_session, raise_if_busy, split_url
 from steelyard.errors import BadRequest, Unavailable
 from steelyard.services.rest.requests import RestPayload, pack_answer
-from steelyard.services.upstreams import find_proxy, open_session, split_url
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
@@ -75,10 +75,12 @@ class Upstream:
         return pack_answer(status, content_type, data)
 
     async def _exchange(self, method: str, url: URL, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
+        request = self._session().request(
+            method, url, data=body or None, headers=headers, allow_redirects=False, proxy=self._proxy
+        )
         try:
-            async with self._session().request(
-                method, url, data=body or None, headers=headers, allow_redirects=False, proxy=self._proxy
-            ) as response:
+            async with await await_head(request) as response:
+                raise_if_busy(response.status, response.headers, f"the provider's server (status {response.status})")
                 data = bytearray()
                 async for piece in response.content.iter_any():
                     data += piece

@@ -20,6 +20,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from steelyard.engines.http_session import SILENCE_S, await_head, find_proxy, open_session, raise_if_busy, split_url
 from steelyard.errors import Unavailable
 from steelyard.services.rpc.blame import blame_node
 from steelyard.services.rpc.catalogue import Probe
@@ -31,7 +32,6 @@ from steelyard.services.rpc.messages import (
     build_response,
     join_responses,
 )
-from steelyard.services.upstreams import find_proxy, open_session, split_url
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 FAN_OUT = 16
@@ -56,6 +56,7 @@ class Upstream:
     Args:
         url, websocket_url: the operator's; the second is for subscriptions and may be empty.
         authorization: the value of the header, if any. is_light: whether any node answers a method at once.
+        silence_s: how long the node may say nothing.
 
     Raises:
         ConfigError: a URL that is none.
@@ -68,6 +69,7 @@ class Upstream:
         websocket_url: str = "",
         authorization: str = "",
         is_light: Callable[[str], bool] = lambda method: False,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._proxy = find_proxy(split_url(url, ("http", "https"), "upstream"))
         self._websocket_proxy = None
@@ -80,6 +82,7 @@ class Upstream:
         self._http: aiohttp.ClientSession | None = None
         self._takes_batches = True
         self._is_light = is_light
+        self._silence_s = silence_s
         self._merger = Merger(self._ask_one, self._ask_batch)
         self._is_closed = False
 
@@ -193,10 +196,12 @@ class Upstream:
         return found
 
     async def _post(self, data: bytes) -> tuple[int, bytes]:
+        request = self._session().post(
+            self._url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
+        )
         try:
-            async with self._session().post(
-                self._url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
-            ) as response:
+            async with await await_head(request, self._silence_s) as response:
+                raise_if_busy(response.status, response.headers, f"the provider's node (status {response.status})")
                 if response.status in (401, 402, 403, 407, 429):
                     raise _unwell(f"status {response.status}")
                 length = response.content_length
@@ -215,7 +220,7 @@ class Upstream:
         if self._is_closed:
             raise Unavailable("the upstream is closed", code="upstream_failed")
         if self._http is None:
-            self._http = open_session()
+            self._http = open_session(self._silence_s)
         return self._http
 
 

@@ -1,11 +1,14 @@
-"""services/upstreams.py: an operator's URL is checked, and the environment's proxy is found once."""
+"""engines/http_session.py: an operator's URL is checked, the environment's proxy is found once, waiting has an end."""
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
-from steelyard.errors import ConfigError
-from steelyard.services.upstreams import find_proxy, split_url
+from steelyard.engines.http_session import BUSY, LONGEST_REST_S, await_head, find_proxy, raise_if_busy, split_url
+from steelyard.errors import ConfigError, Unavailable
 
 HTTP = ("http", "https")
 
@@ -45,3 +48,40 @@ def test_proxy_of_the_environment_is_found_but_for_hosts_without(monkeypatch: py
     assert find_proxy(split_url("wss://node.example", ("wss",), "upstream_ws")) == "http://proxy.example:3128"
     assert find_proxy(split_url("http://node.example", HTTP, "upstream")) is None
     assert find_proxy(split_url("https://user:p@inside.example:8545", HTTP, "upstream")) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "rest_s"),
+    [
+        (429, None, 0.0),
+        (429, "7", 7.0),
+        (503, "2", 2.0),
+        (429, "Wed, 21 Oct 2026 07:28:00 GMT", 0.0),
+        (429, "-1", 0.0),
+        (429, "99999999", LONGEST_REST_S),
+    ],
+)
+def test_busy_upstream_is_told_from_a_broken_one(status: int, told: str | None, rest_s: float) -> None:
+    """429, or a 503 with Retry-After: its seconds are kept, within bounds; dates and nonsense rest it shortly."""
+    with pytest.raises(Unavailable) as raised:
+        raise_if_busy(status, {} if told is None else {"Retry-After": told}, "the server")
+    assert (raised.value.code, raised.value.retry_after_s) == (BUSY, rest_s)
+
+
+@pytest.mark.parametrize(("status", "told"), [(503, None), (500, "5"), (200, "5")])
+def test_broken_upstream_is_not_called_busy(status: int, told: str | None) -> None:
+    """Other statuses are left to whoever reads them."""
+    raise_if_busy(status, {} if told is None else {"Retry-After": told}, "the server")
+
+
+def test_head_that_does_not_come_in_time_is_given_up() -> None:
+    """However it trickles: the whole head has so long."""
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def story() -> None:
+        with pytest.raises(TimeoutError):
+            await await_head(never(), 0.01)
+
+    asyncio.run(story())
