@@ -138,7 +138,8 @@ def _overspent(network: Network, seen: Seen) -> list[str]:
     found = []
     query = (
         "SELECT k.name, b.limit_nano, b.spent_nano, b.leased_nano, "
-        "COALESCE(SUM(COALESCE(c.charged_nano, c.cost_nano)), 0) FROM api_keys k JOIN budgets b USING (budget_id) LEFT JOIN calls c USING (key_id) WHERE b.limit_nano IS NOT NULL GROUP BY 1"
+        "COALESCE(SUM(COALESCE(c.charged_nano, c.cost_nano)), 0) FROM api_keys k "
+        "JOIN budgets b USING (budget_id) LEFT JOIN calls c USING (key_id) WHERE b.limit_nano IS NOT NULL GROUP BY 1"
     )
     clients = {key.name: key.seen_nano for key in seen.keys}
     for name, limit, spent, leased, called in read_rows(network, query):
