@@ -53,6 +53,13 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     final_blocks: Annotated[int, msgspec.Meta(ge=0)] | None = None
     units: dict[str, _Units] = {}
 
+    def is_identity(self, found: str | None) -> bool:
+        """Say whether an identity probe's value is this chain's; some write numbers in hexadecimal text."""
+        wanted = self.chain_id
+        if found is None or found == wanted:
+            return found == wanted
+        return wanted.startswith("0x") and len(wanted) <= 17 and found == str(int(wanted, 16))
+
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question that tells of a chain: a method, or (`get`) a path; `path` leads to the value in its result."""
@@ -136,7 +143,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     def is_cacheable(self, method: str, params_raw: bytes, height: int | None) -> bool:
         """Say whether an answer that is not null can be kept, the chain being at a height (None: unknown)."""
         pin = self.pin(method, params_raw)
-        if pin is None or pin.kind == "mined":
+        return pin is not None and self.is_final(pin, height)
+
+    def is_final(self, pin: Pin, height: int | None) -> bool:
+        """Say whether an answer that is not null stays as it is, the chain being at a height (None: unknown)."""
+        if pin.kind == "mined":
             return False
         if pin.number is None:
             return True

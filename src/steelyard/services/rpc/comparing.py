@@ -4,7 +4,8 @@
    compared without regard to case, since nodes write addresses both ways.
 2. An answer of null, or an error, on either side says nothing: a node may lag, prune or word it otherwise. Such an item
    is not scored.
-3. A claim is untrusted: its answers must be as many as the replay's, with the same ids in the same order.
+3. Of three answers by three providers the one that differs is the odd one, if the two others agree.
+4. A claim is untrusted: its answers must be as many as the replay's, with the same ids in the same order.
 
 Pure. Law: docs/spec/kinds/rpc.md, section 5.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -91,6 +93,39 @@ def compare_answers(result: Result, claimed: bytes, replayed: bytes) -> Comparis
     reason = f"another answer than this machine's own node gives, id {wrong[0][:40]!r}" if wrong else ""
     distance = len(wrong) / len(scores) if scores else 0.0
     return Comparison(is_wellformed=True, distance=distance, positions=len(scores), reason=reason, scores=scores)
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What three answers to one request say together.
+
+    `odd`: which of them differs where the two others agree, None: none does, or more than one. `agreed`, `differing`:
+    how many items all three agree on, and how many they don't; silent ones are neither.
+    """
+
+    odd: int | None
+    agreed: int
+    differing: int
+
+
+def find_odd(contents: Sequence[bytes]) -> Verdict:
+    """Return which of three whole contents is the odd one out.
+
+    Raises:
+        ValueError: one is no JSON-RPC, or they don't answer the same items.
+    """
+    first, second, third = (read_answers(content) for content in contents)
+    odd_ones: set[int | None] = set()
+    agreed = differing = 0
+    for answers in zip(first, second, third, strict=True):
+        if any(answer.is_silent for answer in answers):
+            continue
+        a, b, c = (answer.value for answer in answers)
+        if a == b == c:
+            agreed += 1
+            continue
+        differing += 1
+        odd_ones.add(2 if a == b else 1 if a == c else 0 if b == c else None)
+    return Verdict(odd_ones.pop() if len(odd_ones) == 1 else None, agreed, differing)
 
 
 def _malformed(reason: str, code: str = "evidence_malformed") -> Comparison:

@@ -208,7 +208,7 @@ class RpcService:
             found = self.family.identity.pick(await self._upstream.ask(self.family.identity))
         except Unavailable as error:
             raise ConfigError(f"the upstream of {self._manifest.name!r} does not answer: {error.message}") from error
-        if row is not None and found != row.chain_id and not _is_same_number(found, row.chain_id):
+        if row is not None and not row.is_identity(found):
             raise ConfigError(
                 f"the upstream of {self._manifest.name!r} serves the chain {found}, {row.id} is {row.chain_id}: name "
                 "an upstream of that chain"
@@ -292,8 +292,3 @@ def _read_bound(fields: dict[str, Any], name: str, usual: int, most: int, item: 
 
 def _families() -> list[str]:
     return [name for name, family in catalogue.load_families().items() if "rpc" in family.transports]
-
-
-def _is_same_number(found: str | None, wanted: str) -> bool:
-    """Chain ids of some families are text in hexadecimal, which probes give in decimal if it is short."""
-    return found is not None and wanted.startswith("0x") and len(wanted) <= 17 and found == str(int(wanted, 16))
