@@ -321,6 +321,8 @@ async def open_world(
 ) -> AsyncIterator[World]:
     """Give a running gateway with so many echo nodes and one API key."""
     settings.setdefault("watch_s", 0.2)
+    for quiet in ("relay_probe_s", "relay_cross_check_share", "relay_hedge_share"):
+        settings.setdefault(quiet, 0.0)
     chosen = GatewaySettings(port=0, link_port=0, **settings)
     async with AsyncExitStack() as stack:
         world = World(folder, chosen, MemoryChain(), stack, None, None)  # type: ignore[arg-type]

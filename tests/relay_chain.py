@@ -72,6 +72,8 @@ class ToyNode:
     Attributes:
         lag: so many blocks behind. asked: methods, in order. lie: replaces a head that is told to subscribers.
         is_mute: tells subscribers nothing. refusal: of subscriptions. gate: calls wait for it.
+        chain_id, height: what it says of itself, whatever the chain is. has_state: of old blocks. balance: in wei.
+        delay_s: before each answer.
     """
 
     chain: ToyChain
@@ -80,6 +82,11 @@ class ToyNode:
     lie: Any = None
     is_mute: bool = False
     subscribers: int = 0
+    chain_id: bytes = b"0x1"
+    height: int | None = None
+    has_state: bool = True
+    balance: int | None = None
+    delay_s: float = 0.0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -88,6 +95,8 @@ class ToyNode:
     async def call(self, payload: RpcPayload) -> bytes:
         """Answer as a node does."""
         await self.gate.wait()
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
         responses = []
         for item in payload.items:
             error = item.error
@@ -104,14 +113,16 @@ class ToyNode:
         height = self.chain.height - self.lag
         match item.method:
             case "eth_blockNumber":
-                return b'"%s"' % hex(height).encode()
+                return b'"%s"' % hex(height if self.height is None else self.height).encode()
             case "eth_chainId":
-                return b'"0x1"'
+                return b'"%s"' % self.chain_id
             case "eth_getBlockByNumber":
                 number = height if params[0] == "latest" else int(params[0], 16)
                 return b"null" if number > height else json.dumps(self.chain.blocks[number]).encode()
             case "eth_getBalance":
-                return b'"0x%x"' % len(self.asked)
+                if params[1:] != ["latest"] and int(params[1], 16) < height - 128 and not self.has_state:
+                    return b""
+                return b'"0x%x"' % (len(self.asked) if self.balance is None else self.balance)
             case _:
                 return b""
 

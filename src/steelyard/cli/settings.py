@@ -113,6 +113,10 @@ class GatewaySection(_Section):
     relay_messages_per_minute: int = Field(default=6_000, ge=1)
     relay_cache_bytes: int = Field(default=64 << 20, ge=0)
     relay_cache_s: float = Field(default=600.0, ge=0)
+    relay_probe_s: float = Field(default=10.0, ge=0)
+    relay_cross_check_share: float = Field(default=0.02, ge=0, le=1)
+    relay_hedge_share: float = Field(default=0.05, ge=0, le=1)
+    relay_watch_nano: Nano = 50_000_000
     is_proving: bool = True
     drain_s: Seconds = 10.0
     serves_cors: bool = True

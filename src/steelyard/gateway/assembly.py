@@ -15,6 +15,7 @@ import structlog
 from steelyard.chain.deployment import Deployment
 from steelyard.chain.fault_desk import FaultDesk, LieCourt
 from steelyard.errors import SteelyardError, Unavailable
+from steelyard.gateway import relay_purse
 from steelyard.gateway.access import Access
 from steelyard.gateway.app import GatewayApp
 from steelyard.gateway.batch_witness import BatchWitness
@@ -101,6 +102,8 @@ class Gateway:
         self.settlement.expire()
         self.settlement.store.expire(self.settlement.clock())
         self.sessions.expire()
+        if not self.why_full():
+            self.fronts.watch.look()
         await self.recovery.run_due()
 
     def why_full(self) -> str:
@@ -293,6 +296,7 @@ async def assemble(
         work,
         replays,
         hangups,
+        settlement,
         metrics,
         random,
         why_full=why_full,
@@ -329,6 +333,7 @@ async def assemble(
         desk,
     )
     metrics.gauges = gateway.gauges
+    await set_limit(database, relay_purse.KEY_ID, None, now_ms=unix_ms())
     if payments is not None:
         await set_limit(database, KEY_ID, 0, now_ms=unix_ms())
         gateway.paid = work.paid = await open_paid_work(

@@ -25,6 +25,7 @@ from steelyard.gateway.legs import Leg
 from steelyard.gateway.randomness import RandomPool
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import Settlement
+from steelyard.gateway.why import build_why
 from steelyard.link.port import CallRequest, Failure
 from steelyard.protocol.hashing import ZERO32, keccak
 from steelyard.protocol.ids import format_hex
@@ -36,6 +37,7 @@ from steelyard.storage.database import Database
 from steelyard.storage.meters import BudgetMeters
 
 _RANDOM = 45  # 5 bytes of the call id, 32 of salt, 8 of seed
+_OWN_QUESTION = build_why("own_question", ())
 
 
 class Dispatcher:
@@ -102,7 +104,7 @@ class Dispatcher:
         seller = self.choose(job, job.started_s)
         if seller is None:
             return None
-        max_cost = self._max_cost(job, seller)
+        max_cost = self.max_cost(job, seller)
         if max_cost <= seller.largest_nano and self.reserve_now(job, max_cost, max_cost):
             return self._send(job, seller, max_cost, job.started_s)
         seller.record.is_trying = False
@@ -121,7 +123,7 @@ class Dispatcher:
             seller = self.choose(job, clock())
             if seller is None:
                 raise self.nobody(job)
-            max_cost = self._max_cost(job, seller)
+            max_cost = self.max_cost(job, seller)
             if max_cost > seller.largest_nano:
                 seller.record.is_trying = False
                 job.tried.append(seller)
@@ -143,13 +145,27 @@ class Dispatcher:
                 if other not in job.tried
                 and other.link.provider not in unfit
                 and not other.why_not(clock())
-                and self._max_cost(job, other) < max_cost
-                and self._max_cost(job, other) <= other.largest_nano
+                and self.max_cost(job, other) < max_cost
+                and self.max_cost(job, other) <= other.largest_nano
             ]
             if not cheaper:
                 raise refusal
             job.tried.append(seller)
         raise self.nobody(job)
+
+    async def place_at(self, job: Job, seller: Seller) -> Attempt:
+        """Send a job to one seller, whatever is thought of it: for the gateway's own questions; raises a Refusal."""
+        max_cost = self.max_cost(job, seller)
+        refusal: Refusal | None = None
+        if not self.reserve_now(job, max_cost, max_cost):
+            refusal = await self.reserve(job, max_cost, max_cost)
+        if refusal is not None:
+            raise refusal
+        if max_cost > seller.largest_nano or not seller.link.is_up:
+            self.release(job, max_cost, max_cost)
+            raise Unavailable(f"{seller.provider_hex} can't be asked now")
+        job.why, job.is_own = _OWN_QUESTION, True
+        return self._send(job, seller, max_cost, self._settlement.clock())
 
     def choose(self, job: Job, now_s: float) -> Seller | None:
         """Return who should have a job's next order, or None: nobody is well that wasn't asked."""
@@ -162,7 +178,8 @@ class Dispatcher:
         seller, job.why = chosen
         return seller
 
-    def _max_cost(self, job: Job, seller: Seller) -> int:
+    def max_cost(self, job: Job, seller: Seller) -> int:
+        """Return the highest cost of a job at a seller, in nano."""
         quote, offer = job.quote, seller.offer
         return call_cost(quote.max_units_in, quote.max_units_out, offer.price_in, offer.price_out)
 
@@ -272,11 +289,11 @@ class Dispatcher:
             linked = [seller.link.provider for seller in job.listing.sellers]
             return refuse_all(job.listing.name, job.preferences, unfit, linked)
         seen = unfit | dict(job.failures)
-        too_large = [seller for seller in sellers if self._max_cost(job, seller) > seller.largest_nano]
+        too_large = [seller for seller in sellers if self.max_cost(job, seller) > seller.largest_nano]
         if too_large and len(too_large) == len(sellers):
             most = max(too_large, key=lambda seller: seller.largest_nano)
             return BadRequest(
-                f"this request can cost up to {self._max_cost(job, most)} nano, and what is staked for "
+                f"this request can cost up to {self.max_cost(job, most)} nano, and what is staked for "
                 f"{job.listing.name!r} allows orders up to {most.largest_nano} nano: lower max_tokens or shorten the "
                 "prompt; its providers can take more after `steelyard stake provider`",
                 code="order_too_large",

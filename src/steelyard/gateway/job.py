@@ -29,6 +29,7 @@ class Job:
         carry: what the client has of the answer from legs that are over (legs.py). rescues: for each leg that was
             replaced its provider in hex, and why. must_repeat: no provider could go on from what there is.
         is_deep: it asks for what only archives have. is_safe: two providers may be asked, and the first answer counts.
+        is_own: the gateway's own question, which says nothing of how fast a provider serves others.
     """
 
     account: Account
@@ -52,3 +53,4 @@ class Job:
     must_repeat: bool = False
     is_deep: bool = False
     is_safe: bool = False
+    is_own: bool = False

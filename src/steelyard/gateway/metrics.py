@@ -48,6 +48,7 @@ class Metrics:
         self.retries: Counter[str] = Counter()
         self.rescues: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
+        self.relay: Counter[tuple[str, str]] = Counter()
         self.lies: Counter[tuple[str, str]] = Counter()
         self.vouchers = 0
         self.batches = 0
@@ -90,9 +91,10 @@ class Metrics:
         yield counter("units", "Units bought.", ["service", "direction"], self.units)
         yield counter("cost_nano", "Cost of receipts accepted, in nano.", ["service"], _one(self.cost_nano))
         yield counter("retries", "Calls tried again elsewhere, by why.", ["code"], _one(self.retries))
-        yield counter("peer_events", "Peers refused, by code.", ["code"], _one(self.events))
         yield counter("rescues", "Streams that went on at another provider, by why.", ["code"], _one(self.rescues))
+        yield counter("peer_events", "Peers refused, by code.", ["code"], _one(self.events))
         yield counter("lies", "Lies of providers, by kind and how far their proof is.", ["kind", "step"], self.lies)
+        yield counter("relay", "What a relay's providers were found to be, by question.", ["what", "found"], self.relay)
         yield counter("vouchers", "Vouchers signed.", [], {(): float(self.vouchers)})
         yield counter("batches", "Signed batches accepted.", [], {(): float(self.batches)})
         for name, text, timing in (

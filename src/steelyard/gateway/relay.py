@@ -16,17 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from steelyard.errors import BadRequest, NotFound, SteelyardError, Unavailable
 from steelyard.gateway.hangups import Patient
 from steelyard.gateway.preferences import Preferences, read_preferences
 from steelyard.gateway.relay_cache import CachedAnswer, RelayCache
 from steelyard.gateway.relay_errors import read_ids, refusal_reply
-from steelyard.gateway.relay_heights import Heights
-from steelyard.gateway.relay_plan import API, Plan, cache_header, family_of, make_plan
+from steelyard.gateway.relay_plan import API, Plan, cache_header, make_plan
 from steelyard.gateway.relay_routes import REST, RPC, RelayRoute
-from steelyard.gateway.relay_shapes import RpcShape, read_answered
+from steelyard.gateway.relay_shapes import RpcShape
 from steelyard.gateway.replies import JSON_HEADER, Header, Receive, Reply, Send, error_reply, send_reply
 from steelyard.gateway.request_bodies import ClientGone, read_body
 from steelyard.services.rpc.catalogue import find_chain, nearest_chains
@@ -37,8 +34,11 @@ if TYPE_CHECKING:
     from steelyard.gateway.catalogue import Catalogue
     from steelyard.gateway.dispatch import Dispatcher
     from steelyard.gateway.hangups import HangupWatch
+    from steelyard.gateway.job import Job
     from steelyard.gateway.listing import Listing
     from steelyard.gateway.metrics import Metrics
+    from steelyard.gateway.relay_checks import CrossChecks
+    from steelyard.gateway.relay_watch import RelayWatch
     from steelyard.gateway.replays import Replays
     from steelyard.gateway.settings import GatewaySettings
     from steelyard.gateway.work import Work
@@ -65,7 +65,7 @@ class Relay:
     """The JSON-RPC front of one gateway.
 
     Args:
-        heights: how high each chain is believed to be; learned from what is asked anyway.
+        watch: knows how high each chain is believed to be, and learns from what passes by. checks: ask two others.
         why_full: why no call is taken now, or an empty string. clock: monotonic seconds.
     """
 
@@ -81,7 +81,8 @@ class Relay:
         metrics: Metrics,
         cache: RelayCache,
         *,
-        heights: Heights,
+        watch: RelayWatch,
+        checks: CrossChecks,
         why_full: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
@@ -96,7 +97,8 @@ class Relay:
         self._replays = replays
         self._hangups = hangups
         self._metrics = metrics
-        self.heights = heights
+        self.watch = watch
+        self.checks = checks
 
     def begin(self, route: RelayRoute, headers: dict[bytes, bytes], body: bytes) -> Attempt | Reply | None:
         """Send the order for one body at once, or return its answer if it is known here; None: `answer` serves it.
@@ -126,6 +128,7 @@ class Relay:
             account, listing, plan.request, plan.body, is_private=is_private(headers), started_s=now_s
         )
         job.preferences = preferences
+        self._describe(job, plan, now_s)
         attempt = self._dispatcher.place_now(job)
         if attempt is None:
             self.access.give_back_turn(account)
@@ -139,7 +142,7 @@ class Relay:
         if job.is_private or not attempt.out:
             return
         now_s = self.clock()
-        self._note_height(attempt, now_s)
+        self.watch.note_answer(attempt)
         if plan is None and isinstance(attempt.shape, RpcShape):
             plan = attempt.shape.plan
         if plan is None:
@@ -150,6 +153,7 @@ class Relay:
                 self.cache.keep(
                     key, CachedAnswer(result, seller.link.provider, seller.headers, attempt.receipt_hex, now_s)
                 )
+            self.checks.consider(attempt, plan)
         except SteelyardError:
             return  # the answer was good, there is nothing in it to keep
 
@@ -249,6 +253,7 @@ class Relay:
             caller.account, caller.listing, plan.request, plan.body, is_private=caller.is_private, started_s=started_s
         )
         job.preferences = caller.preferences
+        self._describe(job, plan, started_s)
         attempt = await self._work.buy(job, patient)
         self.keep(attempt, plan)
         self._metrics.answered.observe(self.clock() - started_s)
@@ -299,7 +304,7 @@ class Relay:
             attempt = await self._work.buy(begun.job, patient, begun)
         finally:
             self._hangups.remove(patient)
-        self.keep(attempt)
+        self.keep(attempt, begun.shape.plan if isinstance(begun.shape, RpcShape) else None)
         return Reply(200, attempt.out[0], (JSON_HEADER, *bought_headers(attempt)))
 
     def _plan(self, listing: Listing, body: bytes, now_s: float) -> Plan:
@@ -307,21 +312,14 @@ class Relay:
             listing,
             body,
             self.cache,
-            height=lambda: self.heights.find(listing.name, now_s),
+            height=lambda: self.watch.heights.find(listing.name, now_s),
             max_items=self.settings.relay_batch_items,
             now_s=now_s,
         )
 
-    def _note_height(self, attempt: Attempt, now_s: float) -> None:
-        """Take a provider's word for the height, where the chain's own question for it was asked."""
-        listing, payload = attempt.job.listing, attempt.job.request.payload
-        family = family_of(listing)
-        if family is None or payload.is_batch or payload.items[0].method != family.height.method:
-            return
-        (answered,) = read_answered(attempt.out[0], is_batch=False)
-        height = family.height.pick_number(msgspec.json.decode(answered.result)) if answered.result else None
-        if height is not None:
-            self.heights.note(listing.name, attempt.seller.link.provider, height, now_s)
+    def _describe(self, job: Job, plan: Plan, now_s: float) -> None:
+        job.is_safe = plan.is_safe
+        job.is_deep = self.watch.is_deep(job.listing, plan.oldest, now_s)
 
     def _known(self, plan: Plan) -> Reply:
         headers = (JSON_HEADER, *cache_header(plan))

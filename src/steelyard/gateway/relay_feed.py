@@ -85,7 +85,8 @@ class Feed:
     Attributes:
         item: the client's request. buy, ask: how orders are opened, and how blocks are fetched.
         show: takes each result, in order. check_key: raises once the key isn't good any more.
-        clock: monotonic seconds. order_s: the longest order. silence_s: after which a provider of heads is doubted.
+        hear: told of each head's provider and height. clock: monotonic seconds. order_s: the longest order.
+        silence_s: after which a provider of heads is doubted.
     """
 
     item: RpcItem
@@ -97,6 +98,7 @@ class Feed:
     order_s: int
     silence_s: float
     is_heads: bool
+    hear: Callable[[bytes, int], None] = lambda provider, height: None
     line: HeadLine = field(default_factory=HeadLine)
     _source: _Source | None = None
     _next: asyncio.Task[_Source] | None = None
@@ -232,7 +234,9 @@ class Feed:
 
     async def _show(self, content: bytes, source: _Source) -> None:
         if self.is_heads:
-            if await self._show_head(read_head(content), is_new_source=source.is_new):
+            head = read_head(content)
+            self.hear(source.attempt.seller.link.provider, head.number)
+            if await self._show_head(head, is_new_source=source.is_new):
                 source.is_new = False
             return
         key = _key_of(content)

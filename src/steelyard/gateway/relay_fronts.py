@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from steelyard.gateway.relay import Describe, Relay
 from steelyard.gateway.relay_cache import RelayCache
+from steelyard.gateway.relay_checks import CrossChecks
 from steelyard.gateway.relay_heights import Heights
+from steelyard.gateway.relay_purse import Purse
 from steelyard.gateway.relay_rest import RestFront
 from steelyard.gateway.relay_routes import RPC, RelayRoute, read_route
 from steelyard.gateway.relay_socket import RelaySockets
+from steelyard.gateway.relay_watch import RelayWatch
 from steelyard.gateway.replies import BEGUN, Header, Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from steelyard.gateway.randomness import RandomPool
     from steelyard.gateway.replays import Replays
     from steelyard.gateway.settings import GatewaySettings
+    from steelyard.gateway.settlement import Settlement
     from steelyard.gateway.work import Work
 
 
@@ -40,12 +44,27 @@ class RelayFronts:
         work: Work,
         replays: Replays,
         hangups: HangupWatch,
+        settlement: Settlement,
         metrics: Metrics,
         random: RandomPool,
         *,
         why_full: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
+        cache = RelayCache(settings.relay_cache_bytes, settings.relay_cache_s)
+        self.purse = Purse(dispatcher, settings.relay_watch_nano, clock)
+        self.watch = RelayWatch(
+            catalogue, self.purse, Heights(), cache, metrics, probe_s=settings.relay_probe_s, clock=clock
+        )
+        self.checks = CrossChecks(
+            self.purse,
+            settlement,
+            cache,
+            metrics,
+            random,
+            share=settings.relay_cross_check_share,
+            clock_ms=settlement.clock_ms,
+        )
         self.relay = Relay(
             settings,
             access,
@@ -55,8 +74,9 @@ class RelayFronts:
             replays,
             hangups,
             metrics,
-            RelayCache(settings.relay_cache_bytes, settings.relay_cache_s),
-            heights=Heights(),
+            cache,
+            watch=self.watch,
+            checks=self.checks,
             why_full=why_full,
             clock=clock,
         )
@@ -82,6 +102,11 @@ class RelayFronts:
         route = read_route(raw_path.decode("latin-1"), headers) or route
         return await self.rest.answer(route, method, query, headers, receive, send, extra)
 
+    async def aclose(self) -> None:
+        """Give up the gateway's own questions."""
+        await self.watch.aclose()
+        await self.checks.aclose()
+
     def gauges(self) -> dict[str, float]:
         """Return what `/metrics` shows of the relay, as of now."""
         cache = self.relay.cache
@@ -91,4 +116,5 @@ class RelayFronts:
             "relay_cache_bytes": cache.size_bytes,
             "relay_cache_hits": cache.hits,
             "relay_cache_misses": cache.misses,
+            "relay_watch_spent_nano": self.purse.spent_nano,
         }

@@ -1,17 +1,34 @@
 """How high each chain is, as far as this gateway believes: the middle of what its providers said lately.
 
+claims of a chain's height               who gets no call while others are well
+---------------------------------------  ----------------------------------------------------------------
+fewer than three                         nobody: of two, nothing says who is right
+the two middle ones are far apart        nobody
+more than `allowed` below the middle     stale: so many blocks behind
+more than `allowed` above it, or none    height_outlier: it may have made them up
+
 1. A height is a provider's claim. Of an even number of claims the lower middle one counts, so that one provider alone
    can't lift it where there are two others.
 2. It decides what may be kept (`relay_cache`): a block is kept once it lies deep enough below. A claim is forgotten
-   after `KEEP_S`.
+   after `KEEP_S`; that of a provider who has gone counts until then.
+3. Allowed are the blocks of `ALLOWED_S` seconds, at least `ALLOWED_BLOCKS`; to an older claim the blocks since then are
+   added, as if its provider had kept up.
 
-Law: docs/spec/relay.md, section 2.
+Pure. Law: docs/spec/relay.md, section 7.
 """
 
 from __future__ import annotations
 
+import math
+
+NONE = -1
+"""The claim of a provider who answers the question for a height with none."""
+
 KEEP_S = 120.0
 MAX_CLAIMS = 64
+ALLOWED_S = 20.0
+ALLOWED_BLOCKS = 3
+LEAST_CLAIMS = 3
 
 
 class Heights:
@@ -30,10 +47,42 @@ class Heights:
         if len(claims) > MAX_CLAIMS:
             del claims[next(iter(claims))]
 
+    def since_s(self, service: str, provider: bytes) -> float:
+        """Return when a provider's last claim came."""
+        return self._claims.get(service, {}).get(provider, (0, -math.inf))[1]
+
     def find(self, service: str, now_s: float) -> int | None:
         """Return the height that is believed, or None if nobody said any lately."""
-        claims = self._claims.get(service)
-        if not claims:
-            return None
-        fresh = sorted(height for height, since_s in claims.values() if now_s - since_s < KEEP_S)
-        return fresh[(len(fresh) - 1) // 2] if fresh else None
+        fresh = self._fresh(service, now_s)
+        return fresh[(len(fresh) - 1) // 2][0] if fresh else None
+
+    def judge(self, service: str, block_s: float, now_s: float) -> dict[bytes, str]:
+        """Return who is too far from the others, and why.
+
+        Args:
+            block_s: seconds from block to block, as is usual on that chain.
+        """
+        fresh = self._fresh(service, now_s)
+        doubts = {
+            provider: "height_outlier: its answer is no height"
+            for provider, (height, since_s) in self._claims.get(service, {}).items()
+            if height == NONE and fresh and now_s - since_s < KEEP_S
+        }
+        allowed = max(ALLOWED_BLOCKS, math.ceil(ALLOWED_S / block_s))
+        middle, middle_s, _ = fresh[(len(fresh) - 1) // 2] if fresh else (0, 0.0, b"")
+        if len(fresh) < LEAST_CLAIMS or fresh[len(fresh) // 2][0] - middle > allowed:
+            return doubts
+        for height, since_s, provider in fresh:
+            if height + (now_s - since_s) / block_s < middle - allowed:
+                doubts[provider] = f"stale: {middle - height} blocks behind"
+            elif height > middle + (now_s - middle_s) / block_s + allowed:
+                doubts[provider] = f"height_outlier: {height - middle} blocks above the others"
+        return doubts
+
+    def _fresh(self, service: str, now_s: float) -> list[tuple[int, float, bytes]]:
+        claims = self._claims.get(service, {})
+        return sorted(
+            (height, since_s, provider)
+            for provider, (height, since_s) in claims.items()
+            if height != NONE and now_s - since_s < KEEP_S
+        )

@@ -30,6 +30,7 @@ from steelyard.services.rpc.messages import (
 
 if TYPE_CHECKING:
     from steelyard.gateway.listing import Listing
+    from steelyard.services.rpc.pinning import Pin
 
 API = "rpc"
 
@@ -43,6 +44,7 @@ class Plan:
         slots: one for each item that has an answer: the answer, or None where the bought one comes; empty: it is the
             bought one as it comes. keys: under which the bought answers are kept, None where they aren't.
         hits: how many answers came from the cache. source: whose the one answer is, of a body with a single request.
+        oldest: the lowest block that a bought request names by its number. is_safe: what is bought changes nothing.
     """
 
     request: Request | None
@@ -52,6 +54,8 @@ class Plan:
     keys: list[bytes | None]
     hits: int
     source: CachedAnswer | None
+    oldest: int | None = None
+    is_safe: bool = False
 
     def join(self, bought: bytes) -> bytes:
         """Return the whole answer; `bought` is a provider's, checked by its shape."""
@@ -101,13 +105,18 @@ def make_plan(
             code="batch_too_large",
         )
     family = family_of(listing)
-    keys = [_key(listing, family, item, height) for item in items]
+    pins = [None if family is None or item.error else family.pin(item.method, item.params_raw) for item in items]
+    keys = [_key(listing, family, item, pin, height) for item, pin in zip(items, pins, strict=True)]
     found = [cache.find(key, now_s) if key else None for key in keys]
     answers = [_known(item, hit) for item, hit in zip(items, found, strict=True)]
     hits = sum(hit is not None for hit in found)
+    bought = [index for index, answer in enumerate(answers) if answer is None]
+    numbers = [pin.number for pin in (pins[index] for index in bought) if pin is not None and pin.number is not None]
+    oldest = min(numbers) if numbers else None
+    is_safe = family is not None and all(family.is_safe(items[index].method) for index in bought)
     if not any(answers):
         wanted = [key for key, item in zip(keys, items, strict=True) if item.id_raw]
-        return Plan(request, body, payload.is_batch, [], wanted, 0, None)
+        return Plan(request, body, payload.is_batch, [], wanted, 0, None, oldest, is_safe)
     slots = [answer for answer, item in zip(answers, items, strict=True) if item.id_raw]
     rest = [item for item, answer in zip(items, answers, strict=True) if answer is None]
     wanted = [key for key, item, answer in zip(keys, items, answers, strict=True) if answer is None and item.id_raw]
@@ -115,7 +124,8 @@ def make_plan(
     if not rest:
         return Plan(None, b"", payload.is_batch, slots, [], hits, source)
     body = write_body(rest, is_batch=payload.is_batch)
-    return Plan(listing.service.parse(API, body), body, payload.is_batch, slots, wanted, hits, source)
+    request = listing.service.parse(API, body)
+    return Plan(request, body, payload.is_batch, slots, wanted, hits, source, oldest, is_safe)
 
 
 def write_body(items: Sequence[RpcItem], *, is_batch: bool) -> bytes:
@@ -132,13 +142,12 @@ def write_body(items: Sequence[RpcItem], *, is_batch: bool) -> bytes:
     return b"[%s]" % b",".join(calls) if is_batch else calls[0]
 
 
-def _key(listing: Listing, family: Family | None, item: RpcItem, height: Callable[[], int | None]) -> bytes | None:
-    if family is None or item.error or not item.id_raw:
+def _key(
+    listing: Listing, family: Family | None, item: RpcItem, pin: Pin | None, height: Callable[[], int | None]
+) -> bytes | None:
+    if family is None or pin is None or not item.id_raw:
         return None
-    pin = family.pin(item.method, item.params_raw)
-    if pin is None or not family.is_cacheable(
-        item.method, item.params_raw, height() if pin.number is not None else None
-    ):
+    if not family.is_final(pin, height() if pin.number is not None else None):
         return None
     return cache_key(listing.name, item.method, item.params_raw)
 

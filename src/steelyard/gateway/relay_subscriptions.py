@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -197,6 +198,7 @@ class Subscriptions:
             order_s=max(1, min(ORDER_S, int(relay.settings.deadline_s * 0.8))),
             silence_s=max(SHORTEST_SILENCE_S, SILENT_BLOCKS * (12.0 if row is None else row.block_s)),
             is_heads=is_heads(item),
+            hear=partial(relay.watch.note_height, caller.listing),
         )
 
 

@@ -169,6 +169,7 @@ async def open_gateway(parts: GatewayParts) -> AsyncIterator[Running]:
         ]
         beats.append(asyncio.create_task(gateway.desk.run(), name="gateway-lies"))
         stack.push_async_callback(_cancel, beats)
+        stack.push_async_callback(gateway.fronts.aclose)
         own_url = "" if own is None else f"http://127.0.0.1:{own.getsockname()[1]}"
         await stack.enter_async_context(_http(gateway, [listener] if own is None else [listener, own], settings))
         _log.info("gateway_started", base_url=address.base_url, link_url=address.link_url)

@@ -39,6 +39,10 @@ class GatewaySettings:
         relay_batch_items: JSON-RPC requests in one body. relay_subscriptions, relay_messages_per_minute: of one socket.
         relay_cache_bytes, relay_cache_s: how much of answers that stay true is kept in memory, and how long; 0 bytes
             keep none.
+        relay_probe_s: how often providers of chains are asked for their height; 0: never, nor for anything else.
+        relay_cross_check_share: of the reads that have one answer for ever, how many two other providers are asked too.
+        relay_hedge_share: of the reads, how many at most are asked of a second provider when the first one is slow.
+        relay_watch_nano: what the gateway spends on its own questions in an hour at most.
         is_proving: prove lies of providers on chain as they are found; they are kept in any case.
         admin_key_ids: keys that may read every call.
         drain_s: how long a stop waits for calls in flight.
@@ -77,6 +81,10 @@ class GatewaySettings:
     relay_messages_per_minute: int = 6_000
     relay_cache_bytes: int = 64 << 20
     relay_cache_s: float = 600.0
+    relay_probe_s: float = 10.0
+    relay_cross_check_share: float = 0.02
+    relay_hedge_share: float = 0.05
+    relay_watch_nano: int = 50_000_000
     is_proving: bool = True
     admin_key_ids: frozenset[str] = frozenset()
     drain_s: float = 10.0
@@ -110,8 +118,13 @@ class GatewaySettings:
             "relay_subscriptions",
             "relay_cache_bytes",
             "relay_cache_s",
+            "relay_probe_s",
+            "relay_watch_nano",
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"gateway {name} is {getattr(self, name)}: it must not be negative")
+        for name in ("relay_cross_check_share", "relay_hedge_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"gateway {name} is {getattr(self, name)}: it must be from 0 to 1")
         if not 0 < self.key_check_s <= 1:
             raise ConfigError(f"gateway key_check_s is {self.key_check_s}: a revoked key must be refused within 1 s")

@@ -112,7 +112,7 @@ class Settlement:
             seller.record.add_failure("engine_error", now_s)
         elif attempt.no_answer is not None:
             seller.record.add_failure(attempt.no_answer.code, now_s)
-        else:
+        elif not attempt.job.is_own:
             first_s = None if attempt.first_s is None else attempt.first_s - attempt.started_s
             seller.record.add_success(now_s - attempt.started_s, units, first_s)
         self._add_row(attempt, CUT if is_cut else DONE, receipt, is_charged=is_charged)
@@ -282,7 +282,7 @@ class Settlement:
         if receipt is not None:
             attempt.paid_nano = min(attempt.charge(receipt), attempt.key_nano)
         elif attempt.leg is not None:
-            attempt.paid_nano = attempt.leg.owed_nano
+            attempt.paid_nano = attempt.leg.owed_nano - attempt.leg.disputed_nano
         attempt.job.meter.settle(attempt.key_nano, attempt.paid_nano)
         attempt.key_nano = 0
         attempt.is_key_ended = True

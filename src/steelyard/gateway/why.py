@@ -40,7 +40,7 @@ def build_why(how: str, passed: Sequence[tuple[bytes, str]], number: int = 0) ->
     """Return what is kept of a choice.
 
     Args:
-        how: `only_one_left`, `trial`, `warm` or `share`. passed: providers and why each of them was not asked.
+        how: `only_one_left`, `trial`, `warm`, `share` or `own_question`. passed: providers and why each was not asked.
         number: how many were tried before; attempts of one millisecond are put in order by it.
     """
     named = [(provider, reason[:MAX_REASON]) for provider, reason in passed[:MAX_PASSED]]
