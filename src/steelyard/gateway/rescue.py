@@ -172,6 +172,12 @@ class Rescuer:
                 if await self._wait_any(racers) is not None and (hedge := await self._hedge(job)) is not None:
                     racers.append(hedge)
                     patient.on_gone = _cancel_all(racers)
+        except (ClientGone, asyncio.CancelledError):
+            for racer in racers[1:]:
+                racer.drop()
+            for racer in racers[:1]:
+                racer.cancel()  # what it bills is the key's: whoever asks and leaves has asked
+            raise
         except BaseException:
             for racer in racers:
                 racer.drop()

@@ -1,0 +1,84 @@
+"""Clients and providers that try to have streams paid by the gateway: whoever asked pays, and whoever stalls is known."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from tests.gateway_faults import WORDS, settle_spent
+from tests.gateway_node import ScriptedNode
+from tests.gateway_world import MODEL, World, open_world, until
+
+from steelyard.link.port import GatewayLink
+from steelyard.protocol.hashing import ZERO32
+from steelyard.protocol.messages import FinishReason, Receipt, content_hash
+from steelyard.protocol.pricing import call_cost
+
+
+def bill_unseen(node: ScriptedNode, units_in: int = 7) -> None:
+    """Let a node that is stopped before its first piece bill the prompt, as its right is."""
+
+    def on_cancel(link: GatewayLink, call_id: bytes) -> None:
+        node.cancelled.append(call_id)
+        (call,) = [request for request in node.requests if request.order.call_id == call_id]
+        order, now_ms = call.order, time.time_ns() // 1_000_000
+        cost = call_cost(units_in, 0, order.price_in, order.price_out)
+        receipt = Receipt(
+            order.struct_hash(), 0, content_hash(call.salt, b""), ZERO32, units_in, 0, cost,
+            now_ms, now_ms, int(FinishReason.CANCELLED),
+        )  # fmt: skip
+        link.send_done(call_id, receipt, None)
+
+    node.on_cancel = on_cancel  # type: ignore[method-assign]
+
+
+async def hang_up_unserved(world: World) -> None:
+    """Ask for a stream, and go before anything of it came."""
+    body: dict[str, Any] = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": WORDS}]}
+    headers = {"authorization": f"Bearer {world.secret}"}
+    async with aiohttp.ClientSession() as session:
+        asking = asyncio.create_task(session.post(world.base_url + "/chat/completions", json=body, headers=headers))
+        await until(lambda: any(node.requests for node in world.nodes))
+        await asyncio.sleep(0.2)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+def test_client_that_leaves_before_its_stream_begins_pays_what_its_provider_bills(tmp_path: Path) -> None:
+    """Else a key could have the gateway pay providers for nothing, as often as it likes."""
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            (node,) = world.nodes
+            node.gate.clear()
+            bill_unseen(node)
+            await hang_up_unserved(world)
+            await until(lambda: bool(node.cancelled))
+            await until(lambda: world.gateway.settlement.in_flight == 0)
+            order = node.requests[0].order
+            assert await settle_spent(world) == call_cost(7, 0, order.price_in, order.price_out) > 0
+
+    asyncio.run(story())
+
+
+def test_client_that_leaves_while_two_were_asked_pays_one_of_them(tmp_path: Path) -> None:
+    """The provider that was asked beside the first is the gateway's cost, whoever leaves."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, nodes=2, first_byte_s=0.1) as world:
+            for node in world.nodes:
+                node.gate.clear()
+                bill_unseen(node)
+            leaving = asyncio.create_task(hang_up_unserved(world))
+            await until(lambda: all(node.requests for node in world.nodes))
+            await leaving
+            await until(lambda: all(node.cancelled for node in world.nodes))
+            await until(lambda: world.gateway.settlement.in_flight == 0)
+            order = world.nodes[0].requests[0].order
+            assert await settle_spent(world) == call_cost(7, 0, order.price_in, order.price_out)
+            assert world.gateway.settlement.escrow.reserved_nano == 0
+
+    asyncio.run(story())
