@@ -92,7 +92,7 @@ async def check_proofs(person: Person, folder: Path, call_id: str, content: str)
     _, err = await person.type("calls", "verify", "call_" + "0" * 32, status=1)
     assert "this key has no call" in err
     out, err = await person.type("calls", "show", call_id)
-    for shown in ("batch.proof", "batch.signature", "voucher.signature", "YARD per 1,000,000 units"):
+    for shown in ("batch.proof", "batch.signature", "voucher.signature", "YARD per 1,000,000 units", "asked"):
         assert shown in out
     assert f"Next: steelyard calls verify {call_id}" in err
 
@@ -116,6 +116,9 @@ def test_buyers_commands_show_calls_receipts_and_a_conserved_total(tmp_path: Pat
         assert (call["receipt_id"], call["cost_nano"]) == (stamp["receipt_id"], stamp["cost_nano"])
         assert call["receipt"]["cost"] == stamp["cost_nano"]
         assert call["order"]["provider"] == stamp["provider"] == call["provider"]
+        (passed,) = call["why"]["passed_over"]
+        assert (call["why"]["how"], passed["provider"] == call["provider"]) == ("warm", False)
+        assert "prefix" in passed["reason"]
         await check_proofs(person, tmp_path, stamp["call_id"], "again")
 
         made = await person.read("keys", "create", "app", "--budget", "2.5", "--rate", "60", "--expires", "7d")

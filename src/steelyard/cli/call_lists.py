@@ -67,13 +67,14 @@ def show(
     call_id: Annotated[str, typer.Argument(metavar="CALL", help="A call id, like call_0123….")],
     is_json: JsonFlag = False,
 ) -> None:
-    """Show one call: its order and receipt, its provider's signed batch with the Merkle proof, and the voucher."""
+    """Show one call: order, receipt, signed batch with the Merkle proof, voucher, and why that provider was asked."""
     found = run(_find(Invocation.of(context), call_id))
     if is_json:
         print_json(found)
         return
     for said in found:
         print_table(["", said["call_id"]], [[name, _text(name, value)] for name, value in _flatten(said)])
+    print_table(["provider", "asked", "why"], list(_choices(found)))
     print_next(f"steelyard calls verify {call_id}", "steelyard audit")
 
 
@@ -127,10 +128,22 @@ async def _find(invocation: Invocation, call_id: str) -> list[dict[str, Any]]:
     wanted = parse_call(call_id)
     async with open_gateway_database(invocation) as database:
         rows = await _place(database, await find_call(database, wanted))
-        found = [{**describe_call(*placed), **await load_proofs(database, placed[0])} for placed in rows]
+        found = [
+            {**describe_call(*placed), **await load_proofs(database, placed[0]), "why": _why(placed[0])}
+            for placed in rows
+        ]
     if not found:
         raise NotFound(f"this gateway made no call {call_id}: see steelyard calls list", param="id")
     return found
+
+
+def _why(row: CallRow) -> dict[str, Any]:
+    """Return how an order's provider was chosen, and who was passed over then."""
+    from steelyard.gateway.why import show_why
+
+    shown = show_why([(row.provider, row.status, row.why)])
+    (asked,) = shown["asked"]
+    return {"how": asked["how"], "reason": asked["reason"], **{key: shown[key] for key in ("passed_over", "more")}}
 
 
 async def _place(database: Database, rows: list[CallRow]) -> list[Placed]:
@@ -162,11 +175,26 @@ def _cells(said: dict[str, Any]) -> list[str]:
     ]
 
 
+def _choices(found: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """Give a row for each order of a call, and for each provider that none went to, with its last reason."""
+    passed: dict[str, str] = {}
+    more = 0
+    for said in found:
+        why = said["why"]
+        yield [_text("", said["provider"]), why["how"] or "not kept", why["reason"] or said["status"]]
+        passed |= {one["provider"]: one["reason"] for one in why["passed_over"]}
+        more = why["more"]
+    asked = {_text("", said["provider"]) for said in found}
+    yield from ([provider, "no", reason] for provider, reason in passed.items() if provider not in asked)
+    if more:
+        yield [f"{more} more", "no", "-"]
+
+
 def _flatten(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Give what a table shows: plain values first, then the parts' fields as ``part.field``, a proof step by step."""
     yield from ((name, value) for name, value in said.items() if not isinstance(value, dict))
     for part, fields in said.items():
-        if not isinstance(fields, dict):
+        if not isinstance(fields, dict) or part == "why":  # a table of its own
             continue
         for name, value in fields.items():
             if isinstance(value, list):

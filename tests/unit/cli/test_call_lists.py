@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
-from steelyard.cli.call_lists import _flatten, _text
+from steelyard.cli.call_lists import _choices, _flatten, _text
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,25 @@ def test_parts_are_named_and_a_proof_is_shown_step_by_step() -> None:
         ("batch.proof 2", "0xbb"),
     ]
     assert list(_flatten({"batch": {"proof": []}})) == [("batch.proof", "empty: the receipt is the batch's only one")]
+
+
+def test_choices_name_each_order_and_everybody_passed_over_once() -> None:
+    """Who was asked, how it was chosen and what came of it; then who never was, with the last reason."""
+
+    def order(provider: int, status: str, how: str | None, reason: str | None, **passed: str) -> dict[str, Any]:
+        over = [{"provider": "0x" + name[2:], "reason": said} for name, said in passed.items()]
+        why = {"how": how, "reason": reason, "passed_over": over, "more": 2 * len(over)}
+        return {"provider": bytes([provider]), "status": status, "why": why}
+
+    found = [
+        order(0xAA, "failed", "share", "busy: full", p_bb="share 0.4 of the draw", p_cc="breaker open"),
+        order(0xBB, "done", "only_one_left", None, p_cc="still open"),
+    ]
+    assert list(_choices(found)) == [
+        ["0xaa", "share", "busy: full"],
+        ["0xbb", "only_one_left", "done"],
+        ["0xcc", "no", "still open"],
+        ["2 more", "no", "-"],
+    ]
+    assert list(_choices([order(0xAA, "done", None, None)])) == [["0xaa", "not kept", "done"]]
+    assert list(_flatten({"status": "done", "why": {"how": "share"}})) == [("status", "done")]
