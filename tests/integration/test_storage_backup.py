@@ -22,9 +22,11 @@ from steelyard.storage import (
     idempotency,
     keys,
     lanes,
+    lies,
     migrate,
     node_evidence,
     node_ledger,
+    seen_batches,
     verdicts,
 )
 from steelyard.storage.backup import restore_backup, verify_backup, write_backup
@@ -75,6 +77,11 @@ async def fill(database: Database, call_count: int = 10) -> None:
     await verdicts.save_read(database, b"g" * 20, b"feed", [verdict], [(b"p" * 20, b"s" * 32, b"state")], [waits])
     await verdicts.save_secret(database, 3, b"secret")
     await verdicts.save_vote(database, 1, 3, 1, b"salt")
+    event = PeerEvent(1, "0x", "lie_found", "two receipts")
+    await lies.keep_lie(database, lies.LieRow(b"l" * 32, 1, b"p" * 20, b"both halves"), event)
+    await lies.keep_half(database, b"h" * 32, b"k" * 32, b"one half", now_ms=1)
+    seen = seen_batches.SeenBatch(b"k" * 32, 1, b"batch", b"leaves", 1)
+    await seen_batches.add_seen(database, seen, [seen_batches.SeenReceipt(b"o" * 32, 0, b"k" * 32, 1, b"receipt", 1)])
     writer = await open_writer(database, on_failure=fail, on_crash=fail)
     lane = lane_of(1)
     state, batch = next_batch(fresh(lane), 2, 14)
