@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 AMBIGUOUS_CODES = frozenset({"link_lost", "deadline"})
 """Failures after which a receipt may still come: the provider may have done the work."""
 
+BREACH_CODES = frozenset({"bad_receipt", "bad_piece"})
+"""Failures of a provider that broke the rules: what it sent may be nothing of the answer."""
+
 
 class Attempt:
     """An order in flight; implements `link.port.CallSink`.
@@ -259,14 +262,17 @@ class Attempt:
     def carry(self) -> Carry:
         """Return what the client has of the answer once this leg is given up, or over."""
         leg = self.leg or Leg(self.job.quote)
-        owed = 0
+        owed = disputed = 0
         if self.is_shown and self.receipt is None:
             order = self.request.order
             owed = call_cost(*leg.added(self.given), order.price_in, order.price_out)
+            if self.failure is not None and self.failure.code in BREACH_CODES:
+                disputed = owed
         if not self.is_key_ended:
             owed += leg.owed_nano
+            disputed += leg.disputed_nano
         shown = (b"".join(self.contents), b"".join(self.trails)) if self.is_shown else None
-        return self.job.carry.after(leg, shown, self.given, self.paid_nano, owed)
+        return self.job.carry.after(leg, shown, self.given, self.paid_nano, owed, disputed)
 
     def charge(self, receipt: Receipt) -> int:
         """Return what the key pays for a receipt of this leg, in nano."""

@@ -35,6 +35,7 @@ class Leg:
         quote: the most units that its receipt may bill. prefix: what it goes on from, encoded; b"" from the beginning.
         repeats: content that it makes again and that isn't shown again.
         skipped: of its units, how many the key doesn't pay. owed_nano: for legs before it, settled with it.
+        disputed_nano: of that, for legs that broke the rules: due only if this leg ends with its receipt.
     """
 
     quote: Quote
@@ -42,6 +43,7 @@ class Leg:
     repeats: bytes = b""
     skipped: Units = (0, 0)
     owed_nano: int = 0
+    disputed_nano: int = 0
 
     def added(self, units: Units) -> Units:
         """Return the units of those that the key pays."""
@@ -62,7 +64,7 @@ class Carry:
 
     Attributes:
         content, trail: of all that was shown. units: that the key pays. nano: charged for them.
-        owed_nano: for them too, and not charged yet.
+        owed_nano: for them too, and not charged yet. disputed_nano: of that, for legs that broke the rules.
     """
 
     content: bytes = b""
@@ -70,24 +72,35 @@ class Carry:
     units: Units = (0, 0)
     nano: int = 0
     owed_nano: int = 0
+    disputed_nano: int = 0
 
-    def after(self, leg: Leg, shown: tuple[bytes, bytes] | None, units: Units, paid_nano: int, owed_nano: int) -> Carry:
+    def after(
+        self,
+        leg: Leg,
+        shown: tuple[bytes, bytes] | None,
+        units: Units,
+        paid_nano: int,
+        owed_nano: int,
+        disputed_nano: int = 0,
+    ) -> Carry:
         """Return what a client has after one more leg.
 
         Args:
             shown: the leg's content and trail, None if nothing of it was shown. units: that the leg gave.
-            paid_nano: charged by it, `leg.owed_nano` among it. owed_nano: for all that is not charged yet.
+            paid_nano: charged by it, `leg.owed_nano` among it. owed_nano, disputed_nano: for all that is not charged
+                yet.
         """
         nano = self.nano + paid_nano
         if shown is None:
-            return Carry(self.content, self.trail, self.units, nano, owed_nano)
+            return Carry(self.content, self.trail, self.units, nano, owed_nano, disputed_nano)
         content, trail = shown
         if leg.repeats:
             content = self.content + content[len(leg.repeats) :]
         else:
             content, trail = self.content + content, self.trail + trail
         added = leg.added(units)
-        return Carry(content, trail, (self.units[0] + added[0], self.units[1] + added[1]), nano, owed_nano)
+        units = (self.units[0] + added[0], self.units[1] + added[1])
+        return Carry(content, trail, units, nano, owed_nano, disputed_nano)
 
     def next_leg(self, how: How, service: Service, request: Request, quote: Quote) -> Leg | None:
         """Return the leg that comes next, or None if the answer can't be gone on with in this way.
@@ -97,13 +110,14 @@ class Carry:
         """
         skipped_in = _ALL if self.units[0] else 0
         if how == "repeated":
-            return Leg(quote, b"", self.content, (skipped_in, self.units[1]), self.owed_nano)
+            return Leg(quote, b"", self.content, (skipped_in, self.units[1]), self.owed_nano, self.disputed_nano)
         prefix = Prefix(self.content, self.units[1], self.trail)
         quote_rest = getattr(service, "quote_rest", None) if getattr(service, "can_continue", False) else None
         rest: Quote | None = None if quote_rest is None else quote_rest(request, prefix)
         if rest is None:
             return None
-        return Leg(rest, encode_prefix(prefix), b"", (skipped_in or prefix.units_out, 0), self.owed_nano)
+        skipped = (skipped_in or prefix.units_out, 0)
+        return Leg(rest, encode_prefix(prefix), b"", skipped, self.owed_nano, self.disputed_nano)
 
 
 NOTHING = Carry()

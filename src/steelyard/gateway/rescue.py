@@ -36,6 +36,7 @@ from steelyard.protocol.pricing import call_cost
 _log = structlog.get_logger("steelyard.gateway")
 
 STALLED = Failure("stalled", "nothing more of the answer came for a while")
+CLOCK_OFF = Failure("clock_off", "it says that the deadline has passed, and it hasn't: its clock is off")
 AWAY = Failure("link_lost", "its connection is gone, and did not come back at once")
 HOPELESS_CODES = frozenset({"deadline", "cancelled", "another_answer", "gateway_fault"})
 """Ends of a leg after which nobody is asked: it is too late, not wanted, or would come to the same again."""
@@ -214,14 +215,15 @@ class Rescuer:
     def _leave(self, job: Job, racer: Attempt) -> None:
         if racer.failure is None:
             racer.drop()
-        elif (refusal := self._dispatcher.refuse_failure(job, racer.seller, racer.failure)) is not None:
+        elif (refusal := self._refuse(job, racer, racer.failure)) is not None:
             raise refusal
 
     async def _note(self, job: Job, attempt: Attempt, failure: Failure) -> None:
         """Note a failure before anything was shown; raises the refusal if trying elsewhere can't help."""
         if failure.code == LANE_LOST:
             await self._renew_lane(attempt.seller)
-        refusal = self._dispatcher.refuse_failure(job, attempt.seller, failure)
+        failure = self._correct(attempt, failure)
+        refusal = self._refuse(job, attempt, failure)
         if refusal is not None:
             raise refusal
         if len(job.failures) >= self._settings.max_attempts:
@@ -232,6 +234,14 @@ class Rescuer:
                 retry_after_s=2.0,
             )
         self._metrics.retries[failure.code] += 1
+
+    def _refuse(self, job: Job, attempt: Attempt, failure: Failure) -> Refusal | None:
+        return self._dispatcher.refuse_failure(job, attempt.seller, self._correct(attempt, failure))
+
+    def _correct(self, attempt: Attempt, failure: Failure) -> Failure:
+        """What a provider says of the deadline is believed once it is near by our own clock."""
+        left_ms = attempt.request.order.deadline_ms - self._clock_ms()
+        return CLOCK_OFF if failure.code == "deadline" and left_ms > LEAST_LEFT_MS else failure
 
     def _note_rescue(self, job: Job, old: Attempt, why: Failure) -> None:
         job.rescues += ((old.seller.provider_hex, why.code),)

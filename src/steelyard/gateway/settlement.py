@@ -282,7 +282,7 @@ class Settlement:
         if receipt is not None:
             attempt.paid_nano = min(attempt.charge(receipt), attempt.key_nano)
         elif attempt.leg is not None:
-            attempt.paid_nano = attempt.leg.owed_nano
+            attempt.paid_nano = attempt.leg.owed_nano - attempt.leg.disputed_nano
         attempt.job.meter.settle(attempt.key_nano, attempt.paid_nano)
         attempt.key_nano = 0
         attempt.is_key_ended = True
