@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from steelyard.errors import BadMessage, BadRequest, Fault, SteelyardError, TooLarge
+from steelyard.engines.http_session import BUSY
+from steelyard.errors import BadMessage, BadRequest, Fault, SteelyardError, TooLarge, Unavailable
 from steelyard.link.port import CallRequest, Failure, GatewayLink, Piece
 from steelyard.node.evidence_desk import make_evidence
 from steelyard.node.orders import Taken
@@ -242,6 +243,8 @@ def _check_units(units_in: int, units_out: int, quote: Quote) -> None:
 def _as_failure(error: Exception, call_id: bytes) -> Failure:
     if isinstance(error, BadRequest):
         return Failure("invalid_request", error.message[:1024], is_retryable=False)
+    if isinstance(error, Unavailable) and error.code == BUSY:
+        return Failure("busy", error.message[:1024], retry_after_s=error.retry_after_s or 0.0)
     if isinstance(error, SteelyardError):
         return Failure("engine_error", error.message[:1024])
     _log.error("service_failed", call_id=call_id.hex(), exc_info=error)

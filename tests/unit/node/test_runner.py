@@ -209,6 +209,15 @@ def test_engine_that_fails_before_anything_was_sent_bills_nothing(
         assert (link.failure.code, link.failure.is_retryable) == (code, is_retryable)
 
 
+def test_upstream_that_is_busy_rests_its_provider_for_as_long_as_it_says() -> None:
+    """`busy` with the seconds, which a gateway waits for and counts as no failure."""
+    error = Unavailable("busy, says the server", code="upstream_busy", retry_after_s=7.0)
+    link, receipt, _ = _run(lambda: _words(error=error), is_stream=False)
+    assert receipt is None
+    assert link.failure is not None
+    assert (link.failure.code, link.failure.retry_after_s) == ("busy", 7.0)
+
+
 def test_deadline_cuts_a_run() -> None:
     """A stream is billed for what was sent; a whole answer is not billed at all."""
 
