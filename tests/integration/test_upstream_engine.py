@@ -125,6 +125,7 @@ def test_answer_is_relayed_with_the_upstreams_usage() -> None:
         (stream_of(GOOD[:3]), "without a finish reason"),
         (stream_of(GOOD[:4]), "without a usage"),
         (stream_of([*GOOD[:2], {"error": {"message": "out of memory"}}]), "out of memory"),
+        (stream_of([*GOOD[:2], GOOD[1], GOOD[1], *GOOD[2:]]), "log-probabilities of 3 tokens, its usage has 2"),
         (stream_of([{"choices": "nonsense"}]), "can't be read"),
         (stream_of([{"choices": [], "usage": {"prompt_tokens": -5, "completion_tokens": 0}}]), "can't be read"),
     ],

@@ -3,7 +3,8 @@
 1. Usage is the upstream's, never above the quote. Until it comes at the end, a piece of text counts one unit.
 2. Tool calls are content: ``\\x1e id \\x1f name \\x1f arguments`` per call in order, so that the response hash covers
    them; the same chunks carry OpenAI's deltas in `detail`.
-3. A stream without its end is an error, never an answer.
+3. A stream without its end is an error, never an answer; so is one with log-probabilities of more tokens than its
+   usage has: something of it came twice.
 
 Law: docs/spec/kinds/chat.md, section 4.
 """
@@ -36,6 +37,14 @@ _OURS = frozenset({"model", "stream", "stream_options", "max_tokens", "max_compl
 _PASSED_ALWAYS = frozenset({"messages", "prompt"})
 
 
+class _Listed(msgspec.Struct):
+    content: list[msgspec.Raw] | None = None
+    tokens: list[msgspec.Raw] | None = None
+
+
+_decode_listed = msgspec.json.Decoder(_Listed).decode
+
+
 async def relay_answer(
     engine: RelayEngine, manifest: Manifest, request: Request, context: Context, quote: Quote
 ) -> AsyncGenerator[Chunk, None]:
@@ -49,13 +58,14 @@ async def relay_answer(
     body = _upstream_body(manifest, payload, context, quote)
     wants_logprobs = payload.logprobs is not None
     calls = _ToolCalls()
-    counted, finish, usage = 0, None, None
+    counted, listed, finish, usage = 0, 0, None, None
     async with aclosing(engine.relay(request.api, body)) as deltas:
         async for delta in deltas:
             finish = _FINISH.get(delta.finish_reason, FinishReason.STOP) if delta.finish_reason else finish
             if delta.tokens_in is not None and delta.tokens_out is not None:
                 usage = (delta.tokens_in, delta.tokens_out)
             if delta.logprobs is not None:
+                listed += _count_tokens(delta.logprobs)
                 context.trace += len(delta.logprobs).to_bytes(4, "big") + bytes(delta.logprobs)
             content, detail = _shape(delta, calls, wants_logprobs)
             if content or detail:
@@ -65,8 +75,21 @@ async def relay_answer(
     if finish is None or usage is None:
         what = "finish reason" if finish is None else "usage"
         raise Unavailable(f"the upstream's answer ended without a {what}", code="upstream_cut")
+    if listed > usage[1]:
+        raise Unavailable(
+            f"the upstream gave log-probabilities of {listed} tokens, its usage has {usage[1]}", code="upstream_failed"
+        )
     units_in, units_out = min(usage[0], quote.max_units_in), min(usage[1], quote.max_units_out)
     yield Chunk(b"", units_in, max(0, units_out - counted), b"", finish)
+
+
+def _count_tokens(logprobs: msgspec.Raw) -> int:
+    """Of how many tokens log-probabilities are, in either API's shape; 0 where nobody can tell."""
+    try:
+        found = _decode_listed(logprobs)
+    except msgspec.MsgspecError:
+        return 0
+    return len(found.content or found.tokens or ())
 
 
 def compare_relayed(result: Result, claimed: bytes) -> Comparison:
