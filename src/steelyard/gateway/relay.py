@@ -114,8 +114,8 @@ class Relay:
         if account is None or listing is None or listing.manifest.kind != KIND or self.why_full():
             return None
         try:
-            plan = self._plan(listing, body, now_s)
             preferences = read_preferences(b"", headers)
+            plan = self._plan(listing, body, preferences, now_s)
         except SteelyardError:
             return None  # `answer` comes to the same, and says so
         if plan.slots and plan.request is not None:
@@ -244,7 +244,7 @@ class Relay:
     async def ask(self, caller: Caller, body: bytes, patient: Patient) -> Reply:
         """Return the answer to one JSON-RPC body; raises a Refusal, `BadRpc` among them, or ClientGone."""
         started_s = self.clock()
-        plan = self._plan(caller.listing, body, started_s)
+        plan = self._plan(caller.listing, body, caller.preferences, started_s)
         if plan.request is None:
             return self._known(plan)
         if full := self.why_full():
@@ -307,11 +307,11 @@ class Relay:
         self.keep(attempt, begun.shape.plan if isinstance(begun.shape, RpcShape) else None)
         return Reply(200, attempt.out[0], (JSON_HEADER, *bought_headers(attempt)))
 
-    def _plan(self, listing: Listing, body: bytes, now_s: float) -> Plan:
+    def _plan(self, listing: Listing, body: bytes, preferences: Preferences | None, now_s: float) -> Plan:
         return make_plan(
             listing,
             body,
-            self.cache,
+            self.cache if preferences is None else None,  # an answer of whoever the caller named is nobody else's
             height=lambda: self.watch.heights.find(listing.name, now_s),
             max_items=self.settings.relay_batch_items,
             now_s=now_s,

@@ -81,7 +81,7 @@ def family_of(listing: Listing) -> Family | None:
 def make_plan(
     listing: Listing,
     body: bytes,
-    cache: RelayCache,
+    cache: RelayCache | None,
     *,
     height: Callable[[], int | None],
     max_items: int,
@@ -90,7 +90,8 @@ def make_plan(
     """Return what is to be done for a body.
 
     Args:
-        body: untrusted. height: the newest block that is believed in, None if unknown. now_s: monotonic.
+        body: untrusted. cache: None to know and keep nothing. height: the newest block that is believed in, None if
+            unknown. now_s: monotonic.
 
     Raises:
         BadRpc: no JSON, no request, or more items than `max_items`.
@@ -107,7 +108,9 @@ def make_plan(
     family = family_of(listing)
     pins = [None if family is None or item.error else family.pin(item.method, item.params_raw) for item in items]
     keys = [_key(listing, family, item, pin, height) for item, pin in zip(items, pins, strict=True)]
-    found = [cache.find(key, now_s) if key else None for key in keys]
+    if cache is None:
+        keys = [None] * len(items)
+    found = [cache.find(key, now_s) if cache is not None and key else None for key in keys]
     answers = [_known(item, hit) for item, hit in zip(items, found, strict=True)]
     hits = sum(hit is not None for hit in found)
     bought = [index for index, answer in enumerate(answers) if answer is None]
