@@ -309,7 +309,7 @@ def test_backup_of_a_newer_schema_is_refused_and_of_an_older_one_migrated(
         await restore_backup(url, good_backup)
         database = await open_database(url)
         async with database.read() as connection:
-            (event,) = await connection.execute(text("SELECT detail, more FROM events"))
+            (event, _) = await connection.execute(text("SELECT detail, more FROM events ORDER BY detail DESC"))
             assert tuple(event) == ("Ünïcode ⚖", None)
         await write_backup(database, tmp_path / "newer", now_ms=10)
         await database.aclose()
