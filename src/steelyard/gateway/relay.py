@@ -132,8 +132,10 @@ class Relay:
         attempt = self._dispatcher.place_now(job)
         if attempt is None:
             self.access.give_back_turn(account)
-        elif isinstance(attempt.shape, RpcShape):
+            return None
+        if isinstance(attempt.shape, RpcShape):
             attempt.shape.plan = plan
+        attempt.wake_at_s = self._work.hedges.due_s(attempt)
         return attempt
 
     def keep(self, attempt: Attempt, plan: Plan | None = None) -> None:
@@ -320,6 +322,7 @@ class Relay:
     def _describe(self, job: Job, plan: Plan, now_s: float) -> None:
         job.is_safe = plan.is_safe
         job.is_deep = self.watch.is_deep(job.listing, plan.oldest, now_s)
+        self._work.hedges.count(job)
 
     def _known(self, plan: Plan) -> Reply:
         headers = (JSON_HEADER, *cache_header(plan))

@@ -24,6 +24,7 @@ from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.catalogue import Seller
 from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.hangups import Patient
+from steelyard.gateway.hedge import Hedges
 from steelyard.gateway.job import Job
 from steelyard.gateway.legs import Leg, can_repeat
 from steelyard.gateway.metrics import Metrics
@@ -66,6 +67,7 @@ class Rescuer:
         clock: Callable[[], float],
         clock_ms: Callable[[], int],
     ) -> None:
+        self.hedges = Hedges(settings.relay_hedge_share, dispatcher, metrics, clock)
         self._settings = settings
         self._dispatcher = dispatcher
         self._metrics = metrics
@@ -84,6 +86,8 @@ class Rescuer:
             begun = None
             if job.request.stream:
                 attempt = await self._race(job, attempt, patient)
+            elif job.is_safe:
+                attempt = await self.hedges.first(job, attempt, patient, self._leave)
             else:
                 self.follow(attempt, patient)
                 while not attempt.is_over:

@@ -43,6 +43,10 @@ BLAMELESS_CODES = frozenset({"invalid_request", "cancelled", "lane_lost", "order
 RECENT_CALLS = 64
 """Of so many calls the times are kept, for `recent_s`."""
 
+LATE_PART = 0.95
+LATE_EVERY = 16
+"""After so many calls `late_s` is computed again."""
+
 WARM_DRIFT = 2.0
 """By what factor a share has to change before conversations are moved for it."""
 
@@ -55,7 +59,7 @@ class Record:
 
     `bar`: why it gets no call at all. `doubt`: why it gets none while others are well. `is_archival`: whether it has
     old blocks, None if it wasn't asked. `trust`: part of its share that `disagreements` left it. `recent_s`: how long
-    its last calls took.
+    its last calls took; `late_s`: what 95 % of them stayed below.
     """
 
     unit_s: float = 0.0
@@ -75,6 +79,7 @@ class Record:
     trust: float = 1.0
     disagreements: int = 0
     recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_CALLS))
+    late_s: float = 0.0
 
     def add_success(self, seconds: float, units: int, first_s: float | None = None) -> None:
         """Note a finished call: how long it took, how many units it made, and when its first piece came if earlier."""
@@ -85,6 +90,8 @@ class Record:
         self.failure_rate -= EWMA_WEIGHT * self.failure_rate
         self.recent_s.append(seconds)
         self.successes += 1
+        if self.successes % LATE_EVERY == 0:
+            self.late_s = sorted(self.recent_s)[int(LATE_PART * len(self.recent_s))]
         self.failures_in_row = 0
         if self.pause_s:
             self.is_trying = False

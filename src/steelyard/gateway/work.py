@@ -65,6 +65,7 @@ class Work:
         self._hangups = hangups
         self._metrics = metrics
         self._rescuer = Rescuer(settings, dispatcher, metrics, renew_lane=renew_lane, clock=clock, clock_ms=clock_ms)
+        self.hedges = self._rescuer.hedges
         self._why_full = why_full
         self._clock = clock
         self.paid: PaidWork | None = None
