@@ -163,6 +163,7 @@ class World:
     own_database: Database | None = None
     payments: Payments | None = None
     court: LieCourt | None = None
+    link_limits: LinkLimits = LIMITS
     gateway_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -284,7 +285,7 @@ class World:
                     database=self.database,
                     chain=self.chain,
                     bind_service=build_service,
-                    link_limits=LIMITS,
+                    link_limits=self.link_limits,
                     payments=self.payments,
                     court=self.court,
                 )
@@ -317,6 +318,7 @@ async def open_world(
     database: Database | None = None,
     court: LieCourt | None = None,
     payments: Payments | None = None,
+    link_limits: LinkLimits = LIMITS,
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Give a running gateway with so many echo nodes and one API key."""
@@ -327,6 +329,7 @@ async def open_world(
     async with AsyncExitStack() as stack:
         world = World(folder, chosen, MemoryChain(), stack, None, None)  # type: ignore[arg-type]
         world.own_database, world.court, world.payments = database, court, payments
+        world.link_limits = link_limits
         await world.start_gateway()
         try:
             world.key, world.secret = await create_key(world.database, "test", limit_nano=limit_nano, now_ms=now_ms())
