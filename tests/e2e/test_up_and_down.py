@@ -83,9 +83,21 @@ def wait_until_gone(pids: list[int], seconds: float) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(180)
+def wait_until_started_again(owner: Owner, before: dict[str, Any]) -> dict[str, Any]:
+    """Wait until a killed provider serves again beside the processes that were there; return the network's state."""
+    end = time.monotonic() + 60
+    state: dict[str, Any] = owner.read("up")
+    while state["processes"]["node-1"] == before["processes"]["node-1"]:
+        assert time.monotonic() < end, "the provider was not started again"
+        time.sleep(0.2)
+        state = owner.read("up")
+    assert {**state["processes"], "node-1": 0} == {**before["processes"], "node-1": 0}
+    return state
+
+
+@pytest.mark.timeout(300)
 def test_network_goes_on_where_it_stopped(owner: Owner) -> None:
-    """Ports, key, calls and the owner's own settings are there again; what `up` prints works when pasted."""
+    """Ports, key, calls and the owner's own settings are there again, a killed provider too; what `up` prints works."""
     first = owner.read("up", "--providers", "1", *FREE_PORTS)
     assert sorted(first["processes"]) == ["chain", "gateway", "node-1"]
     said, _ = owner.type("up")
@@ -113,8 +125,11 @@ def test_network_goes_on_where_it_stopped(owner: Owner) -> None:
     offers = {service["name"]: service["offers"] for service in owner.read("services", "list")}
     assert [offer["price_in_nano"] for offer in offers[MODEL]] == [250_000_000]
 
-    os.kill(second["pid"], signal.SIGKILL)
-    wait_until_gone([second["pid"], *second["processes"].values()], 20)
+    os.kill(second["processes"]["node-1"], signal.SIGKILL)
+    third = wait_until_started_again(owner, second)
+    ask(third)
+    os.kill(third["pid"], signal.SIGKILL)
+    wait_until_gone([third["pid"], *third["processes"].values()], 20)
     assert find_supervisor(owner.home) is None
 
 

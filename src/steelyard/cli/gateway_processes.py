@@ -16,8 +16,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import structlog
+from functools import partial
 
 from steelyard.cli.invocation import Invocation
 from steelyard.cli.local_network import choose_ports
@@ -26,11 +25,6 @@ from steelyard.cli.processes import Child, Processes
 from steelyard.cli.settings import GatewaySection
 from steelyard.errors import ConfigError
 from steelyard.storage.database import parse_url
-
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
-STEADY_S = 60.0
-_log = structlog.get_logger("steelyard.cli")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,31 +87,16 @@ async def serve_processes(invocation: Invocation, stop: asyncio.Event) -> None:
                 pids=[child.pid for child in children],
                 pid=os.getpid(),
             )
-            keeping = [asyncio.create_task(_keep(invocation, processes, place, port)) for place in places]
+            keeping = [
+                asyncio.create_task(processes.keep(place.name, partial(_start, invocation, processes, place, port)))
+                for place in places
+            ]
             await stop.wait()
             for task in keeping:
                 task.cancel()
             await asyncio.gather(*keeping, return_exceptions=True)
         finally:
             await asyncio.gather(*(processes.stop(place.name) for place in places))
-
-
-async def _keep(invocation: Invocation, processes: Processes, place: Place, port: int) -> None:
-    """Start a process again whenever it ends; one that keeps ending waits longer each time."""
-    loop, pause_s = asyncio.get_running_loop(), FIRST_PAUSE_S
-    while True:
-        begun_s = loop.time()
-        if (child := processes.children.get(place.name)) is not None:
-            status = await child.process.wait()
-            _log.error("gateway_process_ended", process=place.name, status=status, log=str(child.log))
-        if loop.time() - begun_s > STEADY_S:
-            pause_s = FIRST_PAUSE_S
-        await asyncio.sleep(pause_s)
-        pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
-        try:
-            await _start(invocation, processes, place, port)
-        except ConfigError as error:
-            _log.error("gateway_process_not_started", process=place.name, reason=error.message)
 
 
 async def _start(invocation: Invocation, processes: Processes, place: Place, port: int) -> Child:

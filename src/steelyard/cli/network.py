@@ -1,7 +1,8 @@
 """``steelyard up`` and ``steelyard down``.
 
 1. `up` starts a supervisor in the background, waits until the network serves, and prints how to use it.
-2. The supervisor is `up --foreground`: it owns the processes, and stops all of them when one ends or it is told to.
+2. The supervisor is `up --foreground`: it owns the processes, starts a provider again whenever it ends, and stops all
+   of them when the chain or the gateway ends or it is told to.
 3. Its ports are settings, chosen once: flags, variables, then what the home's ``config.toml`` has from the last time.
 
 Law: docs/cli.md, "steelyard up".
@@ -27,6 +28,7 @@ from typing import Any
 
 from rich.console import Console
 
+from steelyard.cli.genesis import provider_names
 from steelyard.cli.invocation import Invocation
 from steelyard.cli.local_network import Network, NetworkPlan, choose_ports, open_network, write_private
 from steelyard.cli.output import print_json
@@ -92,21 +94,37 @@ async def _supervise(invocation: Invocation, providers: int, is_json: bool) -> N
 async def _until_stopped(plan: NetworkPlan, stop: asyncio.Event, steps: Steps, *, is_json: bool) -> None:
     state_file = plan.home / STATE_FILE
     async with open_network(plan, steps.report) as network:
-        state = _state_of(network)
-        write_private(state_file, json.dumps(state, indent=1))
+        _write_state(network)
         steps.end("the network is up")
-        _print_state(state, is_json=is_json)
+        _print_state(_state_of(network), is_json=is_json)
+        providers = provider_names(plan.providers)
+        others = set(network.processes.children) - set(providers)
         stopping = asyncio.create_task(stop.wait())
-        ending = asyncio.create_task(network.processes.wait_any_end())
+        ending = asyncio.create_task(network.processes.wait_any_end(others))
+        keeping = [asyncio.create_task(_keep_provider(network, name)) for name in providers]
         try:
-            done, _ = await asyncio.wait((stopping, ending), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((stopping, ending, *keeping), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for task in (stopping, ending, *keeping):
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
             state_file.unlink(missing_ok=True)
-            stopping.cancel()
-            ending.cancel()
         if ending in done:
             child = ending.result()
-            raise ConfigError(f"{child.name} ended: {last_line(child.log)}; the network was stopped, log: {child.log}")
+            raise ConfigError(
+                f"{child.name} ended with status {child.process.returncode}, so the network was stopped; its log, "
+                f"{child.log}, ends in: {last_line(child.log)}"
+            )
+        for task in done.intersection(keeping):
+            task.result()
+
+
+async def _keep_provider(network: Network, name: str) -> None:
+    async def start() -> None:
+        await network.start_node(name)
+        _write_state(network)
+
+    await network.processes.keep(name, start)
 
 
 def _choose_ports(invocation: Invocation) -> tuple[int, ...]:
@@ -157,6 +175,13 @@ def _ending_on_interrupt(process: subprocess.Popen[bytes]) -> Iterator[None]:
     except KeyboardInterrupt:
         process.terminate()
         raise
+
+
+def _write_state(network: Network) -> None:
+    file = network.plan.home / STATE_FILE
+    fresh = file.with_suffix(".new")
+    write_private(fresh, json.dumps(_state_of(network), indent=1))
+    fresh.replace(file)
 
 
 def _state_of(network: Network) -> dict[str, Any]:

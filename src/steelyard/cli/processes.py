@@ -4,6 +4,7 @@
 2. A child that ends before that fails the start with the last line of its log.
 3. Stopping asks first (SIGTERM), in reverse order of starting, and kills after a grace period. A child whose
    supervisor is gone ends by itself.
+4. A child that is kept is started again whenever it ends; one that keeps ending waits longer each time.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from steelyard.cli.running import SUPERVISOR_VARIABLE
 from steelyard.errors import ConfigError
@@ -25,6 +28,10 @@ from steelyard.errors import ConfigError
 READY_TIMEOUT_S = 60.0
 GRACE_S = 15.0
 MAX_READY_BYTES = 64 * 1024
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+STEADY_S = 60.0
+_log = structlog.get_logger("steelyard.cli")
 
 
 @dataclass(slots=True)
@@ -121,15 +128,34 @@ class Processes:
         if self._drains:
             await asyncio.gather(*self._drains)
 
-    async def wait_any_end(self) -> Child:
-        """Return the first child that ends by itself."""
-        waits = {asyncio.create_task(child.process.wait()): child for child in self.children.values()}
+    async def wait_any_end(self, names: Collection[str]) -> Child:
+        """Return the first of these children that ends by itself."""
+        waits = {asyncio.create_task(self.children[name].process.wait()): self.children[name] for name in names}
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             return waits[next(iter(done))]
         finally:
             for task in waits:
                 task.cancel()
+
+    async def keep(self, name: str, start: Callable[[], Awaitable[object]]) -> None:
+        """Start a child again whenever it ends, until cancelled; one that keeps ending waits longer each time."""
+        loop, pause_s = asyncio.get_running_loop(), FIRST_PAUSE_S
+        while True:
+            begun_s = loop.time()
+            if (child := self.children.get(name)) is not None:
+                status = await child.process.wait()
+                _log.error("process_ended", process=name, status=status, log=str(child.log))
+            if loop.time() - begun_s > STEADY_S:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+            try:
+                await start()
+            except ConfigError as error:
+                _log.error("process_not_started", process=name, reason=error.message)
+            else:
+                _log.warning("process_started_again", process=name)
 
     async def _await_ready(self, child: Child) -> dict[str, Any]:
         output = child.process.stdout
