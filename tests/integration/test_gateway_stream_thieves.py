@@ -1,4 +1,4 @@
-"""Clients and providers that try to have streams paid by the gateway: whoever asked pays, and whoever stalls is known."""
+"""Clients and providers that try to have streams paid by the gateway: whoever asked pays, whoever stalls is known."""
 
 from __future__ import annotations
 

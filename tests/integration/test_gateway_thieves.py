@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import openai
 import pytest
 from tests.gateway_node import ScriptedNode
 from tests.gateway_world import MODEL, World, open_world, until
@@ -102,6 +103,49 @@ def test_provider_that_batches_a_call_and_then_fails_it_is_paid_nothing(tmp_path
             assert {row.provider for row in await list_calls(world.database) if row.cost_nano} <= {
                 each.key.account for each in world.nodes if each is not thief
             }
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("code", ["link_lost", "deadline"])
+def test_provider_that_fails_a_call_in_the_gateways_own_words_is_paid_nothing_later(tmp_path: Path, code: str) -> None:
+    """A link that stands was not lost, and a deadline has not passed before its time: no receipt may follow."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, nodes=2, voucher_age_s=0.1) as world:
+            for each in world.nodes:
+                each.gate.clear()
+            asking = asyncio.create_task(world.ask("hello there"))
+            await until(lambda: any(each.requests for each in world.nodes))
+            thief = next(each for each in world.nodes if each.requests)
+            call = await _held_call(thief)
+            thief.link.send_fail(call.order.call_id, Failure(code, "the test says so"))
+            await asyncio.sleep(0.2)
+            assert not world.gateway.settlement.lost
+            _send_batch(thief.link, thief, LaneState(lane=call.order.lane), call, _highest_receipt(call))
+            await _until_refused(world)
+            for each in world.nodes:
+                each.gate.set()
+            await asyncio.gather(asking, return_exceptions=True)
+            assert not thief.vouchers
+            assert world.gateway.settlement.escrow.reserved_nano == 0
+
+    asyncio.run(story())
+
+
+def test_provider_that_says_it_was_cancelled_unasked_has_failed(tmp_path: Path) -> None:
+    """Whoever refuses calls in that word is no less to blame than with another."""
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            (node,) = world.nodes
+            node.failure, node.failures_left = Failure("cancelled", "nobody asked for it", is_retryable=False), -1
+            with pytest.raises(openai.APIStatusError):
+                await world.client(max_retries=0).chat.completions.create(
+                    model=MODEL, messages=[{"role": "user", "content": "hello"}]
+                )
+            (listing,) = world.gateway.catalogue.listings.values()
+            assert listing.sellers[0].record.failures == 1
 
     asyncio.run(story())
 

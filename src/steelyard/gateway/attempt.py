@@ -298,8 +298,10 @@ class Attempt:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it failed in a way that a receipt may still follow."""
-        return self.failure is not None and self.failure.code in AMBIGUOUS_CODES
+        """Whether it failed in a way that a receipt may still follow; a provider that gives up early bills nothing."""
+        if self.failure is None or self.failure.code not in AMBIGUOUS_CODES:
+            return False
+        return self.failure.code != "deadline" or self.settlement.clock_ms() >= self.request.order.deadline_ms
 
     async def wait(self) -> None:
         """Return at the next thing to do; call it only when there is nothing now."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
 import structlog
 
 from steelyard.errors import Fault, PeerError, SteelyardError, Unavailable
@@ -46,6 +47,9 @@ from steelyard.link.port import CallRequest, CallSink, Failure, GatewaySide, Sig
 from steelyard.link.session import GatewayCall, GatewayCalls
 from steelyard.link.wire import Wire
 from steelyard.protocol.lanes import LaneState, SignedVoucher
+
+OWN_CODES = frozenset({"link_lost", "stalled", "another_answer", "gateway_fault", "bad_piece", "bad_receipt"})
+"""What only this side can find: in a provider's mouth they are a failure like any other."""
 
 _log = structlog.get_logger("steelyard.link")
 
@@ -122,7 +126,9 @@ class ProviderSession:
 
     def cancel_call(self, call_id: bytes) -> None:
         """See `port.ProviderLink`."""
-        if self._calls.get(call_id) is not None:
+        call = self._calls.get(call_id)
+        if call is not None:
+            call.is_cancelled = True
             self.pipe.send(encode_frame(Cancel(call_id)))
 
     def grant_pieces(self, call_id: bytes, count: int) -> None:
@@ -287,7 +293,10 @@ class ProviderSession:
     def _on_fail(self, frame: Fail) -> None:
         call = self._calls.close(frame.call_id)
         if call is not None:
-            call.sink.on_fail(frame.failure)
+            failure = frame.failure
+            if failure.code in OWN_CODES or (failure.code == "cancelled" and not call.is_cancelled):
+                failure = msgspec.structs.replace(failure, code="engine_error")
+            call.sink.on_fail(failure)
 
     def _on_chain(self, frame: Chain) -> None:
         check_chain(frame)

@@ -124,7 +124,7 @@ class Inbox:
 class GatewayCall:
     """A gateway's view of one call in flight."""
 
-    __slots__ = ("deadline_ms", "granted", "is_stream", "sink", "ungranted")
+    __slots__ = ("deadline_ms", "granted", "is_cancelled", "is_stream", "sink", "ungranted")
 
     def __init__(self, sink: CallSink, deadline_ms: int, granted: int) -> None:
         self.sink = sink
@@ -132,6 +132,7 @@ class GatewayCall:
         self.is_stream = granted > 0
         self.granted = granted
         self.ungranted = 0
+        self.is_cancelled = False
 
     def spend_piece(self) -> None:
         """Count a piece that came; raises BadMessage when none was granted."""
