@@ -35,8 +35,8 @@ async def _status(request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def open_weather(folder: Path) -> AsyncIterator[World]:
-    """Give a gateway that sells `weather`, an operator's own server."""
+async def open_weather(folder: Path, name: str = "weather", chain: str = "", **options: Any) -> AsyncIterator[World]:
+    """Give a gateway that sells `weather`, an operator's own server, or such a server of a chain."""
     app = web.Application()
     app.router.add_get("/base/page", _page)
     app.router.add_get("/base/status/{status}", _status)
@@ -46,9 +46,10 @@ async def open_weather(folder: Path) -> AsyncIterator[World]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
-    service = RestService(RestService.describe("weather"), options={"upstream": f"http://127.0.0.1:{port}/base"})
+    manifest = RestService.describe(name, chain=chain)
+    service = RestService(manifest, options={"upstream": f"http://127.0.0.1:{port}/base"})
     try:
-        async with open_world(folder, nodes=0) as world:
+        async with open_world(folder, nodes=0, **options) as world:
             await world.add_node(0, service=service)
             yield world
     finally:
@@ -126,5 +127,38 @@ def test_bad_request_is_refused_in_the_gateways_shape(tmp_path: Path) -> None:
                 assert (refused.status, "/rest/weather" in await refused.text()) == (404, True)
             reply, _ = await ask(world, "GET", "weather/now", headers={"authorization": ""})
             assert reply.status == 401
+
+    asyncio.run(story())
+
+
+def test_chains_rest_api_is_found_by_any_of_its_names(tmp_path: Path) -> None:
+    """What Cosmos's clients ask of a node's REST API, by the service's name or the chain's; another chain is 404."""
+    path = "cosmos/bank/v1beta1/balances/cosmos1abc?pagination.limit=1"
+
+    async def story() -> None:
+        async with open_weather(tmp_path, "cosmos-lcd", "cosmoshub") as world:
+            for name in ("cosmos-lcd", "cosmoshub", "Cosmos", "atom"):
+                reply, _ = await ask(world, "GET", f"{name}/{path}")
+                assert (reply.status, (await reply.json())["path"]) == (200, f"/base/{path}"), name
+                assert reply.headers["x-steelyard-model"] == "cosmos-lcd"
+            reply, body = await ask(world, "GET", f"osmosis/{path}")
+            assert (reply.status, b"On sale: cosmos-lcd" in body) == (404, True)
+
+    asyncio.run(story())
+
+
+def test_bounds_of_a_request_each_have_their_error(tmp_path: Path) -> None:
+    """Body, path and query: told apart, with the bound, and nothing is bought."""
+
+    async def story() -> None:
+        async with open_weather(tmp_path, max_body_bytes=4_096) as world:
+            for path, data, status, said in (
+                ("weather/now", b"x" * 4_097, 413, "4096"),
+                ("weather/" + "x" * 2_049, b"", 400, "`path` has 2050 characters, the most are 2048"),
+                ("weather/now?" + "x" * 8_193, b"", 400, "`query` has 8193 characters, the most are 8192"),
+            ):
+                reply, body = await ask(world, "POST", path, data=data)
+                assert (reply.status, said in body.decode()) == (status, True), body
+            assert not (await world.get("/calls"))[1]["data"]
 
     asyncio.run(story())
