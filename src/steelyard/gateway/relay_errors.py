@@ -23,7 +23,7 @@ import msgspec
 
 from steelyard.errors import Fault, Refusal, SteelyardError
 from steelyard.gateway.replies import JSON_HEADER, Reply, error_reply
-from steelyard.services.rpc.messages import MAX_ID_BYTES, BadRpc
+from steelyard.services.rpc.messages import MAX_ID_BYTES, MAX_ITEMS, BadRpc
 
 LIMIT_EXCEEDED, UNAVAILABLE, INTERNAL_ERROR, REFUSED = -32005, -32002, -32603, -32000
 NO_ID = b"null"
@@ -67,11 +67,15 @@ def refusal_object(error: SteelyardError, id_raw: bytes) -> bytes:
 
 
 def read_ids(body: bytes) -> tuple[list[bytes], bool]:
-    """Return the ids of whatever requests can be told apart in a body, and whether it is a batch."""
+    """Return the ids of whatever requests can be told apart in a body, and whether it is a batch.
+
+    A longer batch than any that is served is refused as one: an error for each item would be a hundred times its size.
+    """
     try:
         if body.lstrip()[:1] != b"[":
             return [_id_of(body)], False
-        return [_id_of(raw) for raw in _split(body)], True
+        raws = _split(body)
+        return ([_id_of(raw) for raw in raws], True) if len(raws) <= MAX_ITEMS else ([], False)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return [], False
 

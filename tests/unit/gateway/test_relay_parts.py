@@ -9,7 +9,7 @@ import pytest
 from steelyard.errors import BadMessage, Fault, PaymentRequired, RateLimited, Unavailable
 from steelyard.gateway.answers import open_shape
 from steelyard.gateway.relay_cache import ENTRY_BYTES, CachedAnswer, RelayCache, cache_key
-from steelyard.gateway.relay_errors import refusal_object, refusal_reply, rpc_error
+from steelyard.gateway.relay_errors import read_ids, refusal_object, refusal_reply, rpc_error
 from steelyard.gateway.relay_routes import REST, RPC, read_route, shown_path
 from steelyard.link.port import Piece
 from steelyard.protocol.hashing import ZERO32
@@ -76,6 +76,16 @@ def test_refusal_of_a_batch_answers_each_id_in_order() -> None:
     assert [one["id"] for one in json.loads(reply.body)] == [1, 1, "x"]
     assert (b"x-should-retry", b"false") in reply.headers
     assert json.loads(refusal_reply(PaymentRequired("empty"), [], is_batch=False).body)["id"] is None
+
+
+def test_refusal_of_an_endless_batch_is_one_error() -> None:
+    """Items without number, of two bytes each, make no answer a hundred times as long, and no gateway busy for it."""
+    body = b"[" + b"0," * 1_000 + b"0]"
+    ids, is_batch = read_ids(body)
+    reply = refusal_reply(RateLimited("too many"), ids, is_batch=is_batch)
+    assert len(reply.body) < len(body)
+    assert json.loads(reply.body)["error"]["data"]["code"] == "rate_limit_exceeded"
+    assert read_ids(b'[{"id":1},{"id":"x"}]') == ([b"1", b'"x"'], True)
 
 
 def test_cache_key_ignores_spaces_between_tokens_and_no_others() -> None:
