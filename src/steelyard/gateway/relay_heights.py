@@ -10,8 +10,8 @@ more than `allowed` above it, or none    height_outlier: it may have made them u
 1. A height is a provider's claim. Of an even number of claims the lower middle one counts, so that one provider alone
    can't lift it where there are two others.
 2. It decides what may be kept (`relay_cache`): a block is kept once it lies deep enough below. A claim is forgotten
-   after `KEEP_S`; that of a provider who has gone counts until then.
-3. Allowed are the blocks of `ALLOWED_S` seconds, at least `ALLOWED_BLOCKS`; to an older claim the blocks since then are
+   after `KEEP_S`; that of a provider who has gone counts until then if fewer than three are left.
+3. Allowed are the blocks of `ALLOWED_S` seconds, at least `ALLOWED_BLOCKS`; to each claim the blocks since then are
    added, as if its provider had kept up.
 
 Pure. Law: docs/spec/relay.md, section 7.
@@ -20,6 +20,7 @@ Pure. Law: docs/spec/relay.md, section 7.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 NONE = -1
 """The claim of a provider who answers the question for a height with none."""
@@ -56,26 +57,34 @@ class Heights:
         fresh = self._fresh(service, now_s)
         return fresh[(len(fresh) - 1) // 2][0] if fresh else None
 
-    def judge(self, service: str, block_s: float, now_s: float) -> dict[bytes, str]:
+    def judge(self, service: str, linked: Collection[bytes], block_s: float, now_s: float) -> dict[bytes, str]:
         """Return who is too far from the others, and why.
 
         Args:
+            linked: who is linked now; those who have gone are heard only where too few are left.
             block_s: seconds from block to block, as is usual on that chain.
         """
-        fresh = self._fresh(service, now_s)
+        claims = self._claims.get(service, {})
+        everyone = self._fresh(service, now_s)
+        fresh = [claim for claim in everyone if claim[2] in linked]
+        if len(fresh) < LEAST_CLAIMS:
+            fresh = everyone
         doubts = {
             provider: "height_outlier: its answer is no height"
-            for provider, (height, since_s) in self._claims.get(service, {}).items()
+            for provider, (height, since_s) in claims.items()
             if height == NONE and fresh and now_s - since_s < KEEP_S
         }
-        allowed = max(ALLOWED_BLOCKS, math.ceil(ALLOWED_S / block_s))
-        middle, middle_s, _ = fresh[(len(fresh) - 1) // 2] if fresh else (0, 0.0, b"")
-        if len(fresh) < LEAST_CLAIMS or fresh[len(fresh) // 2][0] - middle > allowed:
+        if len(fresh) < LEAST_CLAIMS:
             return doubts
-        for height, since_s, provider in fresh:
-            if height + (now_s - since_s) / block_s < middle - allowed:
+        allowed = max(ALLOWED_BLOCKS, math.ceil(ALLOWED_S / block_s))
+        now = sorted((height + int((now_s - since_s) / block_s), provider) for height, since_s, provider in fresh)
+        middle, _ = now[(len(now) - 1) // 2]
+        if now[len(now) // 2][0] - middle > allowed:
+            return doubts
+        for height, provider in now:
+            if height < middle - allowed:
                 doubts[provider] = f"stale: {middle - height} blocks behind"
-            elif height > middle + (now_s - middle_s) / block_s + allowed:
+            elif height > middle + allowed:
                 doubts[provider] = f"height_outlier: {height - middle} blocks above the others"
         return doubts
 

@@ -132,7 +132,8 @@ class RelayWatch:
 
     def _judge(self, listing: Listing, now_s: float) -> None:
         row = load_chains().get(listing.manifest.chain)
-        doubts = self.heights.judge(listing.name, USUAL_BLOCK_S if row is None else row.block_s, now_s)
+        linked = [seller.link.provider for seller in listing.sellers if seller.link.is_up]
+        doubts = self.heights.judge(listing.name, linked, USUAL_BLOCK_S if row is None else row.block_s, now_s)
         for seller in listing.sellers:
             doubt = doubts.get(seller.link.provider, "")
             if bool(doubt) != bool(seller.record.doubt):
