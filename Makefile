@@ -14,7 +14,7 @@ WORKERS ?= 2
 BENCH_PACKAGES := bench/verification/.packages
 BENCH_STAMP := $(BENCH_PACKAGES)/.installed
 
-.PHONY: help setup demo demo-trust up down test check format lock contracts bench-gateway bench-relay bench-verification fuzz soak nightly clean
+.PHONY: help setup demo demo-trust up down test check format lock contracts bench-gateway bench-relay bench-faults bench-verification fuzz soak nightly clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -79,6 +79,9 @@ bench-gateway: $(STAMP) ## Measure the gateway beside nginx and LiteLLM (needs n
 
 bench-relay: $(STAMP) ## Measure the relay of a blockchain's RPC beside nginx (needs nginx)
 	@$(BIN)/python bench/relay/run.py
+
+bench-faults: $(STAMP) ## Play every fault of a provider against the gateway, and through LiteLLM beside it
+	@$(BIN)/python bench/faults/run.py
 
 # numpy is for this bench alone: in a folder of its own, not in the lock
 $(BENCH_STAMP): $(STAMP)
