@@ -17,7 +17,10 @@ from steelyard.services.discovery import installed_services
 from steelyard.services.manifest import decode_manifest, encode_manifest
 
 ENGINE = LetterEngine()
-SERVICES = [kind(kind.describe(name, ENGINE.info)) for name, kind in sorted(installed_services().kinds.items())]
+SERVICES = [
+    kind(kind.describe("anvil" if name == "rpc" else name, ENGINE.info))
+    for name, kind in sorted(installed_services().kinds.items())
+]
 NAMES = sorted({*ChatBody.__struct_fields__, *CompletionBody.__struct_fields__, *EmbeddingsBody.__struct_fields__})
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -103,7 +103,7 @@ class Orders(RuleBasedStateMachine):
             int((self.now_s + lasts_s) * 1000),
         )  # fmt: skip
         job: Any = SimpleNamespace(
-            meter=self.key, account=SimpleNamespace(key_id="key"), quote=QUOTE, is_private=False, call_hex=b"", why=b"",
+            meter=self.key, account=SimpleNamespace(key_id="key"), quote=QUOTE, is_private=False, call_hex=b"", is_own=False, why=b"",
             request=Request(api="x", model="echo", stream=is_stream),
         )  # fmt: skip
         seller: Any = self.seller

@@ -67,7 +67,7 @@ class Books:
         self.settlement = Settlement(writer, self.escrow, Metrics(), b"\x00" * 16, **clocks)
         self.billed = 0
         self.job: Any = SimpleNamespace(
-            meter=self.key, account=SimpleNamespace(key_id="key"), quote=QUOTE, is_private=False, call_hex=b"",
+            meter=self.key, account=SimpleNamespace(key_id="key"), quote=QUOTE, is_private=False, call_hex=b"", is_own=False,
             why=b"", request=REQUEST, carry=NOTHING,
         )  # fmt: skip
 

@@ -58,7 +58,7 @@ def test_manifest_is_written_to_a_file_that_is_named(home: Path, capsys: pytest.
         (("a", "chat", "--weights", "file:none.gguf"), "none.gguf does not exist"),
         (("a", "chat", "--weights", "file:x", "--parameter", "tools"), "--parameter tells of a server"),
         (("a", "chat", "--base-url", "http://127.0.0.1:9/v1"), "give --context"),
-        (("a", "chat", "--base-url", "ftp://a", "--context", "9"), "the upstream's base URL is 'ftp://a'"),
+        (("a", "chat", "--base-url", "ftp://a", "--context", "9"), "the option base_url is no URL of a server"),
         (("a", "chat", "--base-url", "http://127.0.0.1:9/v1", "--context", "9"), "does not answer"),
         (("a", "echo", "--out", "/none/a.json"), "can't write the manifest to /none/a.json"),
     ],
