@@ -15,7 +15,7 @@ from steelyard.errors import Unavailable
 from steelyard.protocol.sampler import SamplerParams, sample
 
 TEXTS = ("The sea", "Name three colours, please.", "Once upon a time there was", "def f(x):", "word " * 60)
-STEPS = 6
+STEPS = 4
 
 
 async def write(
@@ -35,8 +35,9 @@ async def write(
     return seen
 
 
+@pytest.mark.timeout(180)
 def test_slots_under_load_with_cancels_give_right_answers_and_are_all_given_back() -> None:
-    """Sixty sessions on three slots, a third of them cancelled in mid-prompt, in mid-step or while waiting: those that
+    """Forty sessions on three slots, a third of them cancelled in mid-prompt, in mid-step or while waiting: those that
     finish have the very bits of a session alone, and afterwards every slot is free.
     """
     dice = random.Random(5)
@@ -59,10 +60,10 @@ def test_slots_under_load_with_cancels_give_right_answers_and_are_all_given_back
             for _ in range(2):
                 calls = [
                     (dice.randrange(5), dice.choice((1, 2)), dice.random() * 0.6 if dice.random() < 0.4 else 120)
-                    for _ in range(30)
+                    for _ in range(20)
                 ]
                 finished += sum(await asyncio.gather(*(one(*call) for call in calls)))
-            assert 20 <= finished < 60, finished
+            assert 10 <= finished < 40, finished
             free = [await asyncio.wait_for(engine.open_session(prompts[0]), 5) for _ in range(3)]
             for session in free:
                 await session.aclose()
