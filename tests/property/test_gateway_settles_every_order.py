@@ -103,8 +103,8 @@ class Orders(RuleBasedStateMachine):
             int((self.now_s + lasts_s) * 1000),
         )  # fmt: skip
         job: Any = SimpleNamespace(
-            meter=self.key, account=SimpleNamespace(key_id="key"), quote=QUOTE, is_private=False, call_hex=b"", is_own=False, why=b"",
-            request=Request(api="x", model="echo", stream=is_stream),
+            meter=self.key, account=SimpleNamespace(key_id="key"), quote=QUOTE, is_private=False, call_hex=b"",
+            is_own=False, why=b"", request=Request(api="x", model="echo", stream=is_stream),
         )  # fmt: skip
         seller: Any = self.seller
         request, shape = CallRequest(order, b"", b"\x07" * 32, "x", b""), cast(Any, _Shape())

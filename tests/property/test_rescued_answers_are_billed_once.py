@@ -67,8 +67,8 @@ class Books:
         self.settlement = Settlement(writer, self.escrow, Metrics(), b"\x00" * 16, **clocks)
         self.billed = 0
         self.job: Any = SimpleNamespace(
-            meter=self.key, account=SimpleNamespace(key_id="key"), quote=QUOTE, is_private=False, call_hex=b"", is_own=False,
-            why=b"", request=REQUEST, carry=NOTHING,
+            meter=self.key, account=SimpleNamespace(key_id="key"), quote=QUOTE, is_private=False, call_hex=b"",
+            is_own=False, why=b"", request=REQUEST, carry=NOTHING,
         )  # fmt: skip
 
     def _write(self, operation: Any) -> None:
