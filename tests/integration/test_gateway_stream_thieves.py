@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from tests.gateway_faults import WORDS, settle_spent
 from tests.gateway_node import ScriptedNode
 from tests.gateway_world import MODEL, World, open_world, until
+from tests.integration.test_relay_hedge import prefer
+from tests.integration.test_relay_http import BALANCE, open_relay
 
-from steelyard.link.port import GatewayLink
+from steelyard.link.port import GatewayLink, Piece
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.messages import FinishReason, Receipt, content_hash
 from steelyard.protocol.pricing import call_cost
@@ -30,7 +33,7 @@ def bill_unseen(node: ScriptedNode, units_in: int = 7) -> None:
             order.struct_hash(), 0, content_hash(call.salt, b""), ZERO32, units_in, 0, cost,
             now_ms, now_ms, int(FinishReason.CANCELLED),
         )  # fmt: skip
-        link.send_done(call_id, receipt, None)
+        link.send_done(call_id, receipt, Piece(b"", units_in, 0))
 
     node.on_cancel = on_cancel  # type: ignore[method-assign]
 
@@ -80,5 +83,31 @@ def test_client_that_leaves_while_two_were_asked_pays_one_of_them(tmp_path: Path
             order = world.nodes[0].requests[0].order
             assert await settle_spent(world) == call_cost(7, 0, order.price_in, order.price_out)
             assert world.gateway.settlement.escrow.reserved_nano == 0
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "slow"}], ids=["short cut", "asgi"])
+def test_caller_that_leaves_during_a_read_pays_what_its_provider_bills(tmp_path: Path, headers: dict[str, str]) -> None:
+    """The relay's reads may be hedged, and are nobody's gift all the same."""
+
+    async def story() -> None:
+        async with open_relay(tmp_path, nodes=2, relay_hedge_share=0.0) as (world, _):
+            prefer(world, 0)
+            node = world.nodes[0]
+            node.gate.clear()
+            bill_unseen(node)
+            sent = headers | {"authorization": f"Bearer {world.secret}"}
+            url = world.base_url.removesuffix("/v1") + "/rpc/eth"
+            async with aiohttp.ClientSession() as session:
+                asking = asyncio.create_task(session.post(url, json=BALANCE, headers=sent))
+                await until(lambda: bool(node.requests))
+                await asyncio.sleep(0.2)
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+            await until(lambda: bool(node.cancelled))
+            await until(lambda: world.gateway.settlement.in_flight == 0)
+            order = node.requests[0].order
+            assert await settle_spent(world) == call_cost(7, 0, order.price_in, order.price_out) > 0
 
     asyncio.run(story())

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -100,9 +100,8 @@ class Hedges:
                     is_hedged = True
                     if (second := await self._place(job)) is not None:
                         racers.append(second)
-        except BaseException:
-            for racer in racers:
-                racer.drop()
+        except BaseException as error:
+            give_up(racers, error)
             raise
 
     async def _wait(self, racers: list[Attempt], due_s: float) -> None:
@@ -131,6 +130,20 @@ class Hedges:
             return attempt
         self._saved += 1.0
         return None
+
+
+def give_up(racers: Sequence[Attempt], error: BaseException) -> None:
+    """Stop all orders of a call that ends in an error.
+
+    Of a client that has gone the first order is the key's, as far as it is billed: whoever asks and leaves has asked.
+    Else nobody wanted them.
+    """
+    is_gone = isinstance(error, (ClientGone, asyncio.CancelledError))
+    for place, racer in enumerate(racers):
+        if is_gone and not place:
+            racer.cancel()
+        else:
+            racer.drop()
 
 
 def _flaw(attempt: Attempt) -> object:

@@ -24,7 +24,7 @@ from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.catalogue import Seller
 from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.hangups import Patient
-from steelyard.gateway.hedge import Hedges
+from steelyard.gateway.hedge import Hedges, give_up
 from steelyard.gateway.job import Job
 from steelyard.gateway.legs import Leg, can_repeat
 from steelyard.gateway.metrics import Metrics
@@ -177,15 +177,8 @@ class Rescuer:
                 if await self._wait_any(racers) is not None and (hedge := await self._hedge(job)) is not None:
                     racers.append(hedge)
                     patient.on_gone = _cancel_all(racers)
-        except (ClientGone, asyncio.CancelledError):
-            for racer in racers[1:]:
-                racer.drop()
-            for racer in racers[:1]:
-                racer.cancel()  # what it bills is the key's: whoever asks and leaves has asked
-            raise
-        except BaseException:
-            for racer in racers:
-                racer.drop()
+        except BaseException as error:
+            give_up(racers, error)
             raise
 
     async def _wait_any(self, racers: list[Attempt]) -> Failure | None:
