@@ -12,7 +12,7 @@ Law: docs/spec/relay.md, sections 1 to 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +190,13 @@ class Relay:
                 body = await read_body(receive, headers, self.settings.max_body_bytes)
                 await self.access.take_turn(account)
                 caller = Caller(account, listing, is_private(headers), read_preferences(b"", headers))
-                reply = await self._answer_once(caller, headers, body, receive)
+                reply = await self.answer_once(
+                    account,
+                    f"{API}:{listing.name}",
+                    headers,
+                    body,
+                    lambda: self._ask_watched(caller, body, receive),
+                )
         except ClientGone:
             raise
         except Exception as error:  # a supervisor: `describe` logs what is no refusal, and shows it as an id
@@ -278,16 +284,18 @@ class Relay:
         job.tried += [seller for seller in listing.sellers if seller.link.provider in avoided]
         return await self._work.buy(job, unwatched())
 
-    async def _answer_once(self, caller: Caller, headers: dict[bytes, bytes], body: bytes, receive: Receive) -> Reply:
+    async def answer_once(
+        self, account: Account, api: str, headers: dict[bytes, bytes], body: bytes, ask: Callable[[], Awaitable[Reply]]
+    ) -> Reply:
+        """Return what `ask` answers, or what it answered before under this Idempotency-Key."""
         idem_key = headers.get(b"idempotency-key")
         if idem_key is None:
-            return await self._ask_watched(caller, body, receive)
-        api = f"{API}:{caller.listing.name}"
-        recording = await self._replays.begin(caller.account.key_id, idem_key, api, body)
+            return await ask()
+        recording = await self._replays.begin(account.key_id, idem_key, api, body)
         if isinstance(recording, Reply):
             return Reply(recording.status, recording.body, (*recording.headers, (b"x-steelyard-replayed", b"true")))
         try:
-            reply = await self._ask_watched(caller, body, receive)
+            reply = await ask()
             await recording.keep(reply)
             return reply
         finally:

@@ -25,6 +25,7 @@ from steelyard.services.rest.requests import METHODS, encode_call, read_answer
 if TYPE_CHECKING:
     from steelyard.gateway.dispatch import Dispatcher
     from steelyard.gateway.hangups import HangupWatch
+    from steelyard.gateway.job import Job
     from steelyard.gateway.work import Work
 
 KIND = API = "rest"
@@ -85,19 +86,24 @@ class RestFront:
             started_s=started_s,
         )
         job.preferences = read_preferences(b"", headers)
+        reply = await relay.answer_once(
+            account, f"{API}:{listing.name}", headers, order, lambda: self._ask(job, receive, is_shown=method != "HEAD")
+        )
+        if reply.status in BODILESS:  # such an answer may not even say a length
+            await send({"type": "http.response.start", "status": reply.status, "headers": [*reply.headers, *extra]})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send_reply(send, reply, extra)
+        return reply.status
+
+    async def _ask(self, job: Job, receive: Receive, *, is_shown: bool) -> Reply:
         patient = self._hangups.add(receive)
         try:
             attempt = await self._work.buy(job, patient)
         finally:
             self._hangups.remove(patient)
         status, shown_type, content = read_answer(attempt.out[0])
-        shown = b"" if method == "HEAD" else content
-        reply_headers = (*bought_headers(attempt), *DATA_ONLY)
+        headers = (*bought_headers(attempt), *DATA_ONLY)
         if shown_type:
-            reply_headers = ((b"content-type", shown_type.encode()), *reply_headers)
-        if status in BODILESS:  # such an answer may not even say a length
-            await send({"type": "http.response.start", "status": status, "headers": [*reply_headers, *extra]})
-            await send({"type": "http.response.body", "body": b""})
-        else:
-            await send_reply(send, Reply(status, shown, reply_headers), extra)
-        return status
+            headers = ((b"content-type", shown_type.encode()), *headers)
+        return Reply(status, content if is_shown else b"", headers)
