@@ -162,3 +162,22 @@ def test_bounds_of_a_request_each_have_their_error(tmp_path: Path) -> None:
             assert not (await world.get("/calls"))[1]["data"]
 
     asyncio.run(story())
+
+
+def test_idempotency_key_sends_a_request_once(tmp_path: Path) -> None:
+    """A repeated POST is answered again, status and all, and reaches the server once; another one is a conflict."""
+
+    async def story() -> None:
+        async with open_weather(tmp_path) as world:
+            key = {"idempotency-key": "one"}
+            first, body = await ask(world, "POST", "weather/orders?n=1", data=b"{}", headers=key)
+            again, same = await ask(world, "POST", "weather/orders?n=1", data=b"{}", headers=key)
+            assert (first.status, again.status, same) == (201, 201, body)
+            assert (first.headers.get("x-steelyard-replayed"), again.headers["x-steelyard-replayed"]) == (None, "true")
+            assert again.headers["x-steelyard-call"] == first.headers["x-steelyard-call"]
+            assert again.headers["content-security-policy"].startswith("sandbox")
+            other, _ = await ask(world, "POST", "weather/orders?n=2", data=b"{}", headers=key)
+            assert (other.status, (await other.json())["error"]["code"]) == (409, "idempotency_mismatch")
+            assert len((await world.get("/calls"))[1]["data"]) == 1
+
+    asyncio.run(story())
