@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from tests.chains import open_chain
 from tests.e2e.test_cli_network import Person, on_network
@@ -23,8 +25,20 @@ async def offers(person: Person, name: str) -> list[dict[str, Any]]:
     return next((service["offers"] for service in services if service["name"] == name), [])
 
 
-async def serve(network: Any, name: str, *more: str) -> None:
-    """Start a node with one command, and stop it once it says that it is ready and its gateway lists the service."""
+async def buy(network: Any, path: str, body: Any = None) -> tuple[Any, int]:
+    """What is answered at an address of the gateway, and its cost in nano."""
+    url, headers = network.base_url.removesuffix("/v1") + path, {"authorization": f"Bearer {network.key}"}
+    method = "GET" if body is None else "POST"
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.request(method, url, json=body) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return await answer.json(), int(answer.headers["x-steelyard-cost-nano"])
+
+
+async def serve(network: Any, name: str, *more: str, bought: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Start a node with one command, and stop it once it is ready, its gateway lists the service, and it was bought."""
     words = ["node", "run", "--wallet", NODE, "--service", name, "--gateway", network.base_url[:-3], *more]
     node = await network.processes.start(NODE, words, environment=network.environment)
     assert node.ready["services"] == [name]
@@ -34,6 +48,8 @@ async def serve(network: Any, name: str, *more: str) -> None:
         return any(model["id"] == name for model in listing["data"])
 
     await until(is_sold, f"{name} is on sale")
+    if bought is not None:
+        await bought()
     await network.processes.stop(NODE)
 
 
@@ -53,7 +69,12 @@ def test_data_source_is_sold_by_one_command(tmp_path: Path) -> None:
             assert "must stake before it may offer anything: run steelyard stake provider" in error
             assert not any(one["name"] == "weather" for one in await person.read("services", "list"))
             await person.type("stake", "provider", "1000", "--wallet", NODE)
-            await serve(network, "weather", *words, "--price", "50")
+
+            async def ask_weather() -> None:
+                said, cost_nano = await buy(network, "/rest/weather/bern?days=3")
+                assert (said["path"], cost_nano) == ("/v1/bern?days=3", 50 * YARD // 1_000_000)
+
+            await serve(network, "weather", *words, "--price", "50", bought=ask_weather)
             (offer,) = await offers(person, "weather")
             assert (offer["price_in_nano"], offer["seq"], offer["grade"]) == (50 * YARD, 1, "unchecked")
             await serve(network, "weather", "--upstream", url)
@@ -86,8 +107,13 @@ def test_blockchain_node_is_sold_by_one_command(tmp_path: Path) -> None:
                 _, error = await person.type(*base, "--service", name, *more, status=2)
                 assert told in error
             assert [one["kind"] for one in await person.read("services", "list")] == ["echo"]
+
+            async def ask_chain() -> None:
+                said, cost_nano = await buy(network, "/rpc/anvil", {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId"})
+                assert (said["result"], cost_nano) == ("0x7a69", 2_000)
+
             await serve(network, "anvil", "--kind", "rpc", "--price", "2", "--upstream", chain.url,
-                        "--upstream-ws", chain.url.replace("http", "ws"))  # fmt: skip
+                        "--upstream-ws", chain.url.replace("http", "ws"), bought=ask_chain)  # fmt: skip
             (offer,) = await offers(person, "anvil")
             assert (offer["price_in_nano"], offer["price_out_nano"]) == (2 * YARD, 2 * YARD)
             assert offer["grade"] == "consensus"
