@@ -294,8 +294,9 @@ class Dispatcher:
             most = max(too_large, key=lambda seller: seller.largest_nano)
             return BadRequest(
                 f"this request can cost up to {self.max_cost(job, most)} nano, and what is staked for "
-                f"{job.listing.name!r} allows orders up to {most.largest_nano} nano: lower max_tokens or shorten the "
-                "prompt; its providers can take more after `steelyard stake provider`",
+                f"{job.listing.name!r} allows orders up to {most.largest_nano} nano: ask for less at once (a lower "
+                "max_tokens, a shorter prompt, a smaller batch); its providers can take more after "
+                "`steelyard stake provider`",
                 code="order_too_large",
             )
         for seller in too_large:
@@ -320,7 +321,7 @@ class Dispatcher:
         left = await self._left_nano(job.account.key_id)
         return PaymentRequired(
             f"key {job.account.name!r} has {left} nano ({format_yard(left)} YARD) left in its budget, and this request "
-            f"can cost up to {nano} nano: lower max_tokens, or raise the budget with `steelyard keys limit`; the "
+            f"can cost up to {nano} nano: ask for less at once, or raise the budget with `steelyard keys limit`; the "
             f"gateway's deposit address is {format_hex(self._escrow_address)}",
             code="budget_exceeded",
         )

@@ -37,6 +37,10 @@ ORDER_MESSAGES = 256
 ORDER_S = 240
 """What one order of a subscription is bounded by, and never more than 4/5 of the gateway's deadline."""
 
+LEAST_MESSAGES = 16
+TOO_DEAR = frozenset({"order_too_large", "budget_exceeded"})
+"""Down to so many messages an order is halved that is above what a provider's stake or the key's budget bears."""
+
 DUE_SHARE = 0.875
 """At which part of either bound the next order is opened."""
 
@@ -66,12 +70,13 @@ _decode_log = msgspec.json.Decoder(_LogKey).decode
 
 @dataclass(slots=True, eq=False)
 class _Source:
-    """One order; `known` is what was sent before it, `is_new` while nothing of it was sent, `rest_until_s` while no
-    order is opened beside it.
+    """One order of at most so many `messages`; `known` is what was sent before it, `is_new` while nothing of it was
+    sent, `rest_until_s` while no order is opened beside it.
     """
 
     attempt: Attempt
     since_s: float
+    messages: int
     known: frozenset[bytes] = frozenset()
     count: int = 0
     is_new: bool = True
@@ -107,6 +112,7 @@ class Feed:
     _discredited: set[bytes] = field(default_factory=set)
     _lies: int = 0
     _heard_s: float = 0.0
+    _messages: int = field(default_factory=lambda: ORDER_MESSAGES)
 
     async def open(self) -> None:
         """Return once a provider took the subscription; raises a Refusal."""
@@ -145,15 +151,25 @@ class Feed:
             task.cancel()
 
     async def _order(self) -> _Source:
-        body = b'{"jsonrpc":"2.0","id":1,"method":"%s"%s,"max_messages":%d,"max_s":%d}' % (
+        while True:
+            messages = self._messages
+            try:
+                attempt = await self.buy(self._body(messages), frozenset(self._discredited))
+            except Refusal as error:
+                if error.code not in TOO_DEAR or messages // 2 < LEAST_MESSAGES:
+                    raise
+                self._messages = min(self._messages, messages // 2)
+                continue
+            attempt.waiter = self._wake.set
+            return _Source(attempt, self.clock(), messages)
+
+    def _body(self, messages: int) -> bytes:
+        return b'{"jsonrpc":"2.0","id":1,"method":"%s"%s,"max_messages":%d,"max_s":%d}' % (
             self.item.method.encode(),
             b',"params":' + self.item.params_raw if self.item.params_raw else b"",
-            ORDER_MESSAGES,
+            messages,
             self.order_s,
         )
-        attempt = await self.buy(body, frozenset(self._discredited))
-        attempt.waiter = self._wake.set
-        return _Source(attempt, self.clock())
 
     async def _replace(self) -> None:
         """Open another order after one that is over; raises what the last try ended in."""
@@ -196,7 +212,7 @@ class Feed:
         now_s = self.clock()
         if now_s < source.rest_until_s:
             return source.rest_until_s - now_s
-        if source.count >= ORDER_MESSAGES * DUE_SHARE:
+        if source.count >= source.messages * DUE_SHARE:
             return 0.0
         return source.since_s + self.order_s * DUE_SHARE - now_s
 
