@@ -187,6 +187,25 @@ def test_renewal_at_the_limit_is_invisible(tmp_path: Path, monkeypatch: pytest.M
     asyncio.run(story())
 
 
+def test_subscription_fits_what_the_key_can_pay(tmp_path: Path) -> None:
+    """A key that can't pay 256 messages gets shorter orders; one that can't pay 16 is told what is missing."""
+
+    async def story() -> None:
+        async with open_relay(tmp_path) as (world, (toy,)):
+            key = await world.new_key("small", limit_nano=20 + 40 * 40)
+            async with open_socket(world, authorization=f"Bearer {key}") as client:
+                ident = (await client.ask("eth_subscribe", "newHeads"))["result"]
+                toy.chain.mine(3)
+                await until(lambda: client.heads(ident) == [1, 2, 3])
+            key = await world.new_key("poor", limit_nano=20 + 15 * 40)
+            async with open_socket(world, authorization=f"Bearer {key}") as client:
+                error = (await client.ask("eth_subscribe", "newHeads"))["error"]
+                assert error["data"]["code"] == "budget_exceeded"
+                assert "can cost up to 660 nano: ask for less at once" in error["message"]
+
+    asyncio.run(story())
+
+
 def test_renewal_of_other_subscriptions_brings_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where two orders overlap, each message is handed on once."""
     monkeypatch.setattr(relay_feed, "ORDER_MESSAGES", 8)

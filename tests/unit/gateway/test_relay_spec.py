@@ -58,6 +58,7 @@ def test_relay_spec_numbers_equal_the_code() -> None:
         f"more than {relay_socket.OUTBOX_BYTES >> 20} MiB wait",
         f"cut {socket_protocol.LINGER_S:.0f} s later",
         f"{relay_feed.ORDER_MESSAGES} messages and {relay_feed.ORDER_S} s",
+        f"halved, down to {relay_feed.LEAST_MESSAGES} messages",
         f"for {relay_feed.REPLAY_S:.0f} s. Then the socket",
         f"last {relay_heads.HEADS_KEPT} heads",
         f"{relay_heads.MAX_STEP} at a time",
