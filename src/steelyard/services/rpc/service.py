@@ -253,7 +253,7 @@ class RpcService:
         if method in self.family.subscriptions.values():
             return f"{method} is for a WebSocket"
         if self.family.is_refused(method):
-            return f"{method} is not served: it would change a node or use its keys"
+            return f"{method} is not served: it could change or burden a node, or use its keys"
         return ""
 
     def _read_subscription(self, payload: RpcPayload, body: bytes) -> RpcPayload:
