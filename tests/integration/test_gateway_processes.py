@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -126,7 +127,8 @@ def test_processes_without_postgresql_are_refused_in_one_line(tmp_path: Path) ->
     async def story() -> None:
         async with open_network(echo_plan(tmp_path / "home"), silent) as network:
             process = await asyncio.create_subprocess_exec(
-                *("steelyard", "gateway", "run", "--processes", "2", "--port", "0", "--link-port", "0"),
+                *(sys.executable, "-m", "steelyard", "gateway", "run"),
+                *("--processes", "2", "--port", "0", "--link-port", "0"),
                 stderr=asyncio.subprocess.PIPE,
                 env=os.environ | network.environment,
             )
