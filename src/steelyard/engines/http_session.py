@@ -11,7 +11,7 @@ Law: docs/spec/kinds/rpc.md, section 5; docs/spec/kinds/rest.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
@@ -63,10 +63,32 @@ def open_session(silence_s: float = SILENCE_S) -> aiohttp.ClientSession:
     )
 
 
-async def await_head(request: Awaitable[aiohttp.ClientResponse], seconds: float = SILENCE_S) -> aiohttp.ClientResponse:
-    """Return the answer to a request once its head is whole; raises TimeoutError if that takes longer."""
+async def await_head(
+    send: Callable[[], Awaitable[aiohttp.ClientResponse]],
+    seconds: float = SILENCE_S,
+    *,
+    is_repeatable: bool = True,
+) -> aiohttp.ClientResponse:
+    """Return the answer to a request once its head is whole.
+
+    A server may close a connection that was kept just as the next request leaves on it (llama-server does, after each
+    stream): a request that lost its connection before any answer is sent once more, if that does no harm.
+
+    Args:
+        send: makes and sends the request. is_repeatable: it may reach the server twice.
+
+    Raises:
+        TimeoutError: it takes longer than so many seconds. aiohttp.ClientError: it failed.
+    """
+    import aiohttp
+
     async with asyncio.timeout(seconds):
-        return await request
+        try:
+            return await send()
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if not is_repeatable or isinstance(error, aiohttp.ClientConnectorError):
+                raise
+        return await send()
 
 
 def raise_if_busy(status: int, headers: Mapping[str, str], what: str) -> None:

@@ -15,6 +15,7 @@ import math
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import aiohttp
@@ -176,7 +177,8 @@ class UpstreamEngine:
 
     @asynccontextmanager
     async def _post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        request = self._session().post(
+        send = partial(
+            self._session().post,
             self._base_url + path,
             data=msgspec.json.encode(body),
             headers=self._headers,
@@ -184,7 +186,7 @@ class UpstreamEngine:
             proxy=self._proxy,
         )
         try:
-            async with await await_head(request, self._silence_s) as response:
+            async with await await_head(send, self._silence_s) as response:
                 if response.status != 200:
                     raise await _refusal(response)
                 yield response

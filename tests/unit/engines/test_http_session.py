@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import aiohttp
 import pytest
 
 from steelyard.engines.http_session import BUSY, LONGEST_REST_S, await_head, find_proxy, raise_if_busy, split_url
@@ -74,6 +75,23 @@ def test_broken_upstream_is_not_called_busy(status: int, told: str | None) -> No
     raise_if_busy(status, {} if told is None else {"Retry-After": told}, "the server")
 
 
+@pytest.mark.parametrize("is_repeatable", [True, False])
+def test_request_that_lost_its_kept_connection_is_sent_once_more(is_repeatable: bool) -> None:
+    """A server that closed it just then is asked again, if that does no harm; a second loss is a loss."""
+    asked: list[int] = []
+
+    async def send() -> Any:
+        asked.append(1)
+        raise aiohttp.ServerDisconnectedError
+
+    async def story() -> None:
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await await_head(send, 1.0, is_repeatable=is_repeatable)
+
+    asyncio.run(story())
+    assert len(asked) == 1 + is_repeatable
+
+
 def test_head_that_does_not_come_in_time_is_given_up() -> None:
     """However it trickles: the whole head has so long."""
 
@@ -82,6 +100,6 @@ def test_head_that_does_not_come_in_time_is_given_up() -> None:
 
     async def story() -> None:
         with pytest.raises(TimeoutError):
-            await await_head(never(), 0.01)
+            await await_head(never, 0.01)
 
     asyncio.run(story())

@@ -9,6 +9,8 @@ Law: docs/spec/kinds/rest.md.
 
 from __future__ import annotations
 
+from functools import partial
+
 import aiohttp
 from yarl import URL
 
@@ -20,6 +22,8 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 OWN_FAULTS = frozenset({401, 402, 403, 407, 421, 429, 500, 502, 503, 504, 508})
 """Statuses that tell of the operator's server or of the operator's standing there, and not of the call."""
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
 class Upstream:
@@ -75,11 +79,17 @@ class Upstream:
         return pack_answer(status, content_type, data)
 
     async def _exchange(self, method: str, url: URL, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
-        request = self._session().request(
-            method, url, data=body or None, headers=headers, allow_redirects=False, proxy=self._proxy
+        send = partial(
+            self._session().request,
+            method,
+            url,
+            data=body or None,
+            headers=headers,
+            allow_redirects=False,
+            proxy=self._proxy,
         )
         try:
-            async with await await_head(request) as response:
+            async with await await_head(send, is_repeatable=method in IDEMPOTENT) as response:
                 raise_if_busy(response.status, response.headers, f"the provider's server (status {response.status})")
                 data = bytearray()
                 async for piece in response.content.iter_any():
@@ -92,9 +102,7 @@ class Upstream:
                 return response.status, response.headers.get("Content-Type", ""), bytes(data)
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             # its words may hold the address, and with it a key
-            raise Unavailable(
-                f"the provider's server failed: {type(error).__name__}", code="upstream_failed"
-            ) from error
+            raise _failed(f"failed: {_name_failure(error)}") from error
 
     def _session(self) -> aiohttp.ClientSession:
         if self._is_closed:

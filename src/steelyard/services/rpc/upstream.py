@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -196,11 +197,11 @@ class Upstream:
         return found
 
     async def _post(self, data: bytes) -> tuple[int, bytes]:
-        request = self._session().post(
-            self._url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
+        send = partial(
+            self._session().post, self._url, data=data, headers=self._headers, allow_redirects=False, proxy=self._proxy
         )
         try:
-            async with await await_head(request, self._silence_s) as response:
+            async with await await_head(send, self._silence_s) as response:
                 raise_if_busy(response.status, response.headers, f"the provider's node (status {response.status})")
                 if response.status in (401, 402, 403, 407, 429):
                     raise _unwell(f"status {response.status}")
