@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.gateway_faults import WORDS, settle_spent
+from tests.gateway_faults import WORDS, list_rows, read_raw_stream, settle_spent
 from tests.gateway_node import ScriptedNode
 from tests.gateway_world import MODEL, World, open_world, until
 from tests.integration.test_relay_hedge import prefer
@@ -21,11 +21,13 @@ from steelyard.protocol.messages import FinishReason, Receipt, content_hash
 from steelyard.protocol.pricing import call_cost
 
 
-def bill_unseen(node: ScriptedNode, units_in: int = 7) -> None:
-    """Let a node that is stopped before its first piece bill the prompt, as its right is."""
+def bill_unseen(node: ScriptedNode, units_in: int = 7, *, is_said: bool = True) -> None:
+    """Let a node that is stopped before anything was shown bill the prompt: a piece that says so was on its way."""
 
     def on_cancel(link: GatewayLink, call_id: bytes) -> None:
-        node.cancelled.append(call_id)
+        node._keep(bill(link, call_id))
+
+    async def bill(link: GatewayLink, call_id: bytes) -> None:
         (call,) = [request for request in node.requests if request.order.call_id == call_id]
         order, now_ms = call.order, time.time_ns() // 1_000_000
         cost = call_cost(units_in, 0, order.price_in, order.price_out)
@@ -33,7 +35,12 @@ def bill_unseen(node: ScriptedNode, units_in: int = 7) -> None:
             order.struct_hash(), 0, content_hash(call.salt, b""), ZERO32, units_in, 0, cost,
             now_ms, now_ms, int(FinishReason.CANCELLED),
         )  # fmt: skip
-        link.send_done(call_id, receipt, Piece(b"", units_in, 0))
+        piece = Piece(b"", units_in, 0)
+        is_stream = call.api != "rpc"
+        if is_stream and is_said:
+            await link.send_piece(call_id, piece)
+        link.send_done(call_id, receipt, None if is_stream else piece)
+        node.cancelled.append(call_id)
 
     node.on_cancel = on_cancel  # type: ignore[method-assign]
 
@@ -63,6 +70,32 @@ def test_client_that_leaves_before_its_stream_begins_pays_what_its_provider_bill
             await until(lambda: world.gateway.settlement.in_flight == 0)
             order = node.requests[0].order
             assert await settle_spent(world) == call_cost(7, 0, order.price_in, order.price_out) > 0
+
+    asyncio.run(story())
+
+
+def test_stream_is_billed_for_what_its_pieces_said_and_no_more(tmp_path: Path) -> None:
+    """A provider that stalls, is stopped and bills work that it never sent breaks the rules, and is paid nothing."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, nodes=2, first_byte_s=0.2) as world:
+            for node in world.nodes:
+                bill_unseen(node, is_said=False)
+                node.gate.clear()
+            asking = asyncio.create_task(read_raw_stream(world))
+            await until(lambda: any(node.requests for node in world.nodes))
+            thief = next(node for node in world.nodes if node.requests)
+            for node in world.nodes:
+                if node is not thief:
+                    node.gate.set()
+            assert b"[DONE]" in await asking
+            await until(lambda: bool(thief.cancelled))
+            await until(lambda: world.gateway.settlement.in_flight == 0)
+            assert world.gateway.metrics.events["bad_total"] == 1
+            assert {row.provider for row in await list_rows(world) if row.cost_nano} == {
+                node.key.account for node in world.nodes if node is not thief
+            }
+            assert world.gateway.settlement.escrow.reserved_nano == 0
 
     asyncio.run(story())
 

@@ -63,6 +63,7 @@ class Attempt:
 
     __slots__ = (
         "away_since_s",
+        "billable",
         "contents",
         "ended_s",
         "failure",
@@ -130,6 +131,7 @@ class Attempt:
         self.contents: list[bytes] = []
         self.trails: list[bytes] = []
         self.units: Units = (0, 0)
+        self.billable: Units = (0, 0)
         self.out: list[bytes] = []
         self.pieces = 0
         self.first_s: float | None = None
@@ -155,6 +157,7 @@ class Attempt:
         """Take the next piece; raises BadMessage for one that can't be shown, and the attempt is over."""
         self.contents.append(piece.content)
         if self.is_stream:
+            self.billable = (self.billable[0] + piece.units_in, self.billable[1] + piece.units_out)
             if self.first_s is None:
                 self.first_s = self.settlement.clock()
             self.pieces += 1
@@ -194,6 +197,8 @@ class Attempt:
         try:
             quote = self.job.quote if self.leg is None else self.leg.quote
             units = (quote.max_units_in, quote.max_units_out)
+            if self.is_stream:
+                units = min(units[0], self.billable[0]), min(units[1], self.billable[1])
             check_receipt(self.request.order, self.order_hash, units, receipt, self.request.salt, content)
             check_times(receipt, self.started_ms, self.settlement.clock_ms())
             raise_if_unasked_cut(receipt, self.is_cancelled)
