@@ -101,7 +101,6 @@ class Upstream:
                         )
                 return response.status, response.headers.get("Content-Type", ""), bytes(data)
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
-            # its words may hold the address, and with it a key
             raise _failed(f"failed: {_name_failure(error)}") from error
 
     def _session(self) -> aiohttp.ClientSession:
@@ -110,6 +109,13 @@ class Upstream:
         if self._http is None:
             self._http = open_session()
         return self._http
+
+
+def _name_failure(error: BaseException) -> str:
+    """Say what went wrong without the error's own words: they may hold the address, and with it a key."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return "can't connect to it" if isinstance(error, aiohttp.ClientConnectorError) else type(error).__name__
 
 
 def _failed(what: str) -> Unavailable:

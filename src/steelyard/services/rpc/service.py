@@ -271,7 +271,7 @@ class RpcService:
         items = []
         for item in payload.items:
             if not item.error and self.family.is_subscription(item.method):
-                why = f"{item.method} is for a WebSocket: connect to this URL as one"
+                why = f"{item.method} is for a WebSocket: connect to this URL as one, and send it by itself"
                 if not payload.is_batch:
                     raise BadRpc(why, METHOD_NOT_FOUND, item.id_raw, code="method_refused")
                 item = RpcItem(item.id_raw, item.method, b"", error_object(METHOD_NOT_FOUND, why))
