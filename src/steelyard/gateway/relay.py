@@ -12,6 +12,7 @@ Law: docs/spec/relay.md, sections 1 to 3.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -243,9 +244,10 @@ class Relay:
                     retry_after_s=5.0,
                 )
         sold = sorted(one.name for one in self._catalogue.listings.values() if one.manifest.kind == kind)
-        near = ", ".join(list(dict.fromkeys([*nearest_chains(name), *sold]))[:8]) or "none is on sale now"
+        near = list(dict.fromkeys([*difflib.get_close_matches(name, sold, n=3), *nearest_chains(name)]))[:8]
+        told = f"; the nearest: {', '.join(near)}" if near and row is None else ""
         raise NotFound(
-            f"nobody sells {name[:80]!r} here; the nearest: {near}. On sale: {', '.join(sold[:20]) or 'none now'}",
+            f"nobody sells {name[:80]!r} here{told}. On sale: {', '.join(sold[:20]) or 'none now'}",
             code="chain_not_found",
         )
 
