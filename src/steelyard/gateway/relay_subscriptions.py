@@ -48,7 +48,7 @@ class _Head(msgspec.Struct):
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
-_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_ended = msgspec.json.Decoder(list[msgspec.Raw] | dict[str, msgspec.Raw]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def read_call(body: bytes, listing: Listing) -> SocketCall | None:
     try:
         end = msgspec.json.decode(body, type=_End)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise BadRpc(f"{method} needs the list of one id as `params`", INVALID_REQUEST) from error
+        raise BadRpc(f"{method} needs one id as `params`, in a list or by its name", INVALID_REQUEST) from error
     return SocketCall(RpcItem(bytes(end.id), method, bytes(end.params)), True)
 
 
@@ -155,10 +155,13 @@ class Subscriptions:
     def end(self, call: SocketCall) -> bytes:
         """End a subscription and return the answer: whether there was one."""
         try:
-            (raw,) = _decode_list(call.item.params_raw)
+            params = _decode_ended(call.item.params_raw)
+            (raw,) = params.values() if isinstance(params, dict) else params
         except (msgspec.MsgspecError, ValueError) as error:
             raise BadRpc(
-                f"{call.item.method} needs the list of one id as `params`", INVALID_REQUEST, call.item.id_raw
+                f"{call.item.method} needs one id as `params`, in a list or by its name",
+                INVALID_REQUEST,
+                call.item.id_raw,
             ) from error
         ident = bytes(raw)
         feed, task = self._feeds.pop(ident, None), self._tasks.pop(ident, None)
