@@ -100,6 +100,36 @@ def test_stream_is_billed_for_what_its_pieces_said_and_no_more(tmp_path: Path) -
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_provider_whose_silence_lets_another_answer_has_failed(tmp_path: Path, has_begun: bool) -> None:
+    """What it bills when it is stopped is paid and no success: who stalls every stream would be asked for ever."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, nodes=2, first_byte_s=0.2, stall_s=0.2) as world:
+            first: list[ScriptedNode] = []
+            for node in world.nodes:
+                plain = node.on_call
+
+                def on_call(link: Any, request: Any, *, is_stream: bool, node: Any = node, plain: Any = plain) -> None:
+                    if not first:
+                        first.append(node)
+                        if has_begun:
+                            node.stall_after = 3
+                        else:
+                            node.gate.clear()
+                            bill_unseen(node)
+                    plain(link, request, is_stream=is_stream)
+
+                node.on_call = on_call  # type: ignore[method-assign]
+            assert b"[DONE]" in await read_raw_stream(world)
+            await until(lambda: world.gateway.settlement.in_flight == 0)
+            (listing,) = world.gateway.catalogue.listings.values()
+            record = next(s.record for s in listing.sellers if s.link.provider == first[0].key.account)
+            assert (record.successes, record.failures, record.last_reason) == (0, 1, "stalled")
+
+    asyncio.run(story())
+
+
 def test_client_that_leaves_while_two_were_asked_pays_one_of_them(tmp_path: Path) -> None:
     """The provider that was asked beside the first is the gateway's cost, whoever leaves."""
 

@@ -56,9 +56,10 @@ class Attempt:
 
     `key_nano` is what is reserved on the key's budget still, `paid_nano` what the key was charged. `is_replaced`: the
     answer goes on elsewhere, and the key pays there for what this leg gave; `is_noted`: its row says so already.
-    `is_unwanted`: nothing of it is needed. `waiter` is called at the next thing to do, once it is set, `wake_at_s` at
-    the latest; `away_since_s`: since when its link was seen away; both monotonic. `first_s`: when a stream's first
-    piece came. `ended_s`: when its receipt came. `why`: how this seller was chosen (why.py).
+    `is_unwanted`: nothing of it is needed. `is_stalled`: another one was asked for its silence. `waiter` is called at
+    the next thing to do, once it is set, `wake_at_s` at the latest; `away_since_s`: since when its link was seen away;
+    both monotonic. `first_s`: when a stream's first piece came. `ended_s`: when its receipt came. `why`: how this
+    seller was chosen (why.py).
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class Attempt:
         "is_noted",
         "is_replaced",
         "is_shown",
+        "is_stalled",
         "is_stream",
         "is_unwanted",
         "job",
@@ -146,6 +148,7 @@ class Attempt:
         self.is_key_ended = False
         self.is_noted = False
         self.is_replaced = False
+        self.is_stalled = False
         self.is_unwanted = False
         self.wake_at_s = math.inf
         self.away_since_s = math.inf

@@ -170,6 +170,8 @@ class Rescuer:
                 for racer in racers[:]:
                     if racer is not winner and (winner is not None or racer.is_over):
                         racers.remove(racer)
+                        if winner is not None and not racer.is_over and self._was_silent(racer, winner):
+                            racer.settlement.note_stalled(racer)
                         self._leave(job, racer)
                 if winner is not None:
                     self.follow(winner, patient)
@@ -199,6 +201,9 @@ class Rescuer:
         if any(racer.is_cancelled for racer in racers):
             raise ClientGone
         return None if any(racer.out or racer.is_over for racer in racers) else STALLED
+
+    def _was_silent(self, racer: Attempt, winner: Attempt) -> bool:
+        return winner.started_s - racer.started_s >= (self._settings.first_byte_s or math.inf)
 
     async def _hedge(self, job: Job) -> Attempt | None:
         if len(job.tried) >= self._settings.max_attempts:
@@ -242,6 +247,8 @@ class Rescuer:
 
     def _note_rescue(self, job: Job, old: Attempt, why: Failure) -> None:
         job.rescues += ((old.seller.provider_hex, why.code),)
+        if why is STALLED:
+            old.settlement.note_stalled(old)
         if old.is_shown:
             self._metrics.rescues[why.code] += 1
         else:

@@ -112,6 +112,8 @@ class Settlement:
             seller.record.add_failure("engine_error", now_s)
         elif attempt.no_answer is not None:
             seller.record.add_failure(attempt.no_answer.code, now_s)
+        elif attempt.is_stalled:
+            pass  # its failure was noted when another one was asked for the rest
         elif not attempt.job.is_own:
             first_s = None if attempt.first_s is None else attempt.first_s - attempt.started_s
             seller.record.add_success(now_s - attempt.started_s, units, first_s)
@@ -139,6 +141,11 @@ class Settlement:
         self._end_key(attempt, None)
         self.escrow.release(order.max_cost)
         self._add_row(attempt, FAILED, None)
+
+    def note_stalled(self, attempt: Attempt) -> None:
+        """Note a provider whose silence let another one answer: what it bills when it is stopped is no success."""
+        attempt.is_stalled = True
+        attempt.seller.record.add_failure("stalled", self.clock())
 
     def note_replaced(self, attempt: Attempt) -> None:
         """Write down that the key pays elsewhere for an order: its receipt may come after a crash of ours."""
