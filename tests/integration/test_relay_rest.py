@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -179,5 +180,22 @@ def test_idempotency_key_sends_a_request_once(tmp_path: Path) -> None:
             other, _ = await ask(world, "POST", "weather/orders?n=2", data=b"{}", headers=key)
             assert (other.status, (await other.json())["error"]["code"]) == (409, "idempotency_mismatch")
             assert len((await world.get("/calls"))[1]["data"]) == 1
+
+    asyncio.run(story())
+
+
+def test_header_says_who_may_serve_a_request(tmp_path: Path) -> None:
+    """The provider that is named answers; where nobody is it, nobody else does."""
+
+    async def story() -> None:
+        async with open_weather(tmp_path) as world:
+            name = "0x" + world.nodes[0].key.account.hex()
+            for only, status in ((name, 200), ("0x" + "77" * 20, 503)):
+                choice = json.dumps({"only": [only], "max_price": {"request": 1}})
+                reply, _ = await ask(world, "GET", "weather/now", headers={"x-steelyard-choice": choice})
+                assert reply.status == status
+            dear = json.dumps({"max_price": {"request": 0}})
+            reply, body = await ask(world, "GET", "weather/now", headers={"x-steelyard-choice": dear})
+            assert (reply.status, b"no_provider_fits" in body) == (404, True)
 
     asyncio.run(story())
