@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.gateway_world import MODEL, World, open_world, until
 from tests.integration.test_relay_hedge import prefer
 from tests.integration.test_relay_http import BALANCE, open_relay
 
+from steelyard.gateway import attempt as attempt_module
 from steelyard.link.port import GatewayLink, Piece
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.messages import FinishReason, Receipt, content_hash
@@ -172,5 +174,32 @@ def test_caller_that_leaves_during_a_read_pays_what_its_provider_bills(tmp_path:
             await until(lambda: world.gateway.settlement.in_flight == 0)
             order = node.requests[0].order
             assert await settle_spent(world) == call_cost(7, 0, order.price_in, order.price_out) > 0
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_stream_without_end_is_stopped_at_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    """What waits for a receipt lies in memory: a provider that sends on is dropped, and no cut answer looks whole."""
+    monkeypatch.setattr(attempt_module, "MAX_STREAM_BYTES", 2_000)
+
+    async def story() -> None:
+        async with open_world(tmp_path) as world:
+            (node,) = world.nodes
+            if goes_on:
+                node.on_cancel = lambda link, call_id: None  # type: ignore[method-assign]
+                node.spoil_piece = lambda piece: Piece(b"x" * 900, piece.units_in, piece.units_out)
+            body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "word " * 1_000}]}
+            raw, headers, url = b"", {"authorization": f"Bearer {world.secret}"}, world.base_url + "/chat/completions"
+            with suppress(aiohttp.ClientError):
+                async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers) as reply:
+                    async for line in reply.content:
+                        raw += line
+            assert b"[DONE]" not in raw
+            await until(lambda: world.gateway.settlement.in_flight == 0)
+            assert world.gateway.metrics.events["bad_message"] == int(goes_on)
+            assert bool(node.cancelled) != goes_on
 
     asyncio.run(story())

@@ -44,6 +44,10 @@ BREACH_CODES = frozenset({"bad_receipt", "bad_piece"})
 """Failures of a provider that broke the rules: what it sent may be nothing of the answer."""
 
 
+MAX_STREAM_BYTES = 32 << 20
+"""What of one stream is kept until its receipt; one that is longer is stopped there."""
+
+
 class Attempt:
     """An order in flight; implements `link.port.CallSink`.
 
@@ -93,6 +97,7 @@ class Attempt:
         "seller",
         "settlement",
         "shape",
+        "size_bytes",
         "stamp",
         "started_ms",
         "started_s",
@@ -134,6 +139,7 @@ class Attempt:
         self.trails: list[bytes] = []
         self.units: Units = (0, 0)
         self.billable: Units = (0, 0)
+        self.size_bytes = 0
         self.out: list[bytes] = []
         self.pieces = 0
         self.first_s: float | None = None
@@ -161,6 +167,7 @@ class Attempt:
         self.contents.append(piece.content)
         if self.is_stream:
             self.billable = (self.billable[0] + piece.units_in, self.billable[1] + piece.units_out)
+            self.size_bytes += len(piece.content) + len(piece.detail) + len(piece.trail)
             if self.first_s is None:
                 self.first_s = self.settlement.clock()
             self.pieces += 1
@@ -171,10 +178,20 @@ class Attempt:
                     self.contents.pop()
                     self._end_with(_failure_of("bad_piece", error))
                     raise
+            if self.size_bytes > MAX_STREAM_BYTES:
+                self._end_long()
         else:
             self.out.append(piece.detail)
         if self.is_stream and self.waiter is not None:
             self._wake()
+
+    def _end_long(self) -> None:
+        """Stop a stream that is too long to be kept; raises BadMessage if its provider goes on all the same."""
+        if self.size_bytes > 2 * MAX_STREAM_BYTES:
+            error = BadMessage(f"{self.size_bytes} bytes of a stream came, it was stopped at {MAX_STREAM_BYTES}")
+            self._end_with(_failure_of("bad_piece", error))
+            raise error
+        self.cancel()
 
     def _show(self, piece: Piece) -> None:
         if self.repeating:
