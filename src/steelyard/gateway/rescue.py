@@ -31,6 +31,7 @@ from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.request_bodies import ClientGone
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.settlement import LANE_LOST
+from steelyard.gateway.why import add_outcome
 from steelyard.link.port import Failure
 from steelyard.protocol.pricing import call_cost
 
@@ -115,7 +116,7 @@ class Rescuer:
             job.must_repeat = True
         until_s = self._clock() + self._settings.rescue_wait_s
         while old.request.order.deadline_ms - self._clock_ms() > LEAST_LEFT_MS:
-            placed = await self._place(job, old)
+            placed = await self._place(job, old, why)
             if placed is not None:
                 if placed is not old:
                     self._note_rescue(job, old, why)
@@ -255,7 +256,7 @@ class Rescuer:
             self._metrics.retries[why.code] += 1
         _log.info("stream_rescued", call=job.call_hex.decode(), provider=old.seller.provider_hex, code=why.code)
 
-    async def _place(self, job: Job, old: Attempt) -> Attempt | None:
+    async def _place(self, job: Job, old: Attempt, why: Failure) -> Attempt | None:
         dispatcher = self._dispatcher
         for _ in range(2 + 2 * len(job.listing.sellers)):
             seller = dispatcher.choose(job, self._clock())
@@ -270,7 +271,7 @@ class Rescuer:
                 continue
             more = leg.charge((quote.max_units_in, quote.max_units_out), offer) - old.key_nano
             if dispatcher.reserve_now(job, max(more, 0), max_cost):
-                return self._send(job, seller, leg, old, more)
+                return self._send(job, seller, leg, old, why, more)
             seller.record.is_trying = False
             refusal = await dispatcher.reserve(job, max(more, 0), max_cost)
             if refusal is not None:
@@ -283,14 +284,15 @@ class Rescuer:
             if same == leg and seller.link.is_up and not seller.why_not(self._clock()):
                 held = leg.charge((quote.max_units_in, quote.max_units_out), offer) - more
                 if held == old.key_nano:
-                    return self._send(job, seller, leg, old, more)
+                    return self._send(job, seller, leg, old, why, more)
             dispatcher.release(job, max(more, 0), max_cost)
         return None
 
-    def _send(self, job: Job, seller: Seller, leg: Leg, old: Attempt, more_nano: int) -> Attempt:
+    def _send(self, job: Job, seller: Seller, leg: Leg, old: Attempt, why: Failure, more_nano: int) -> Attempt:
         if more_nano < 0:
             job.meter.release(-more_nano)
         job.carry = old.carry()
+        old.why = add_outcome(old.why, why)
         old.take_over()
         return self._dispatcher.send_leg(job, seller, leg, old)
 

@@ -303,6 +303,7 @@ class Settlement:
         is_charged: bool = True,
     ) -> None:
         order = attempt.request.order
+        failure = attempt.failure or (None if attempt.is_cancelled else attempt.shortfall)
         row = CallRow(
             attempt.order_hash,
             order.call_id,
@@ -320,7 +321,7 @@ class Settlement:
             attempt.started_ms,
             self.clock_ms(),
             attempt.seller.lane.state.seq,
-            attempt.why if attempt.failure is None else add_outcome(attempt.why, attempt.failure),
+            attempt.why if failure is None else add_outcome(attempt.why, failure),
             attempt.paid_nano,
         )
         self.submit(fill_call(row) if attempt.is_noted else insert_call(row))
