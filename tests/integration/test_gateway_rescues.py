@@ -175,6 +175,8 @@ def test_chat_that_loses_its_provider_goes_on_from_its_prefix(tmp_path: Path, fa
             assert status == 200
             assert shown["provider"] == answer.stamp["provider"]
             assert [leg["provider"] for leg in shown["attempts"]] == ["0x" + first.key.account.hex()]
+            assert shown["why"]["asked"][0]["reason"].startswith(f"{CODES[fault]}: ")
+            assert shown["why"]["asked"][1]["reason"] is None
             if fault in ("engine", "stall"):
                 assert shown["attempts"][0]["receipt"]["units_out"] == prefix.units_out
             assert shown["charged_nano"] + shown["attempts"][0]["charged_nano"] == cost
