@@ -112,7 +112,7 @@ def _read_error(value: Any, status: int) -> View:
 
 
 def _judge_stream(data: bytes, broken: str) -> View:
-    shown, finish, done, error, after = "", "", 0, "", ""
+    shown, finish, done, error = "", "", 0, ""
     for event in data.decode("utf-8", "replace").split("\n\n"):
         if not event.startswith("data:"):
             continue
@@ -128,7 +128,6 @@ def _judge_stream(data: bytes, broken: str) -> View:
             error = error or str(chunk["error"].get("code") or chunk["error"].get("type"))
         for choice in chunk.get("choices") or ():
             piece = (choice.get("delta") or {}).get("content") or ""
-            after += piece if finish else ""
             shown += piece
             finish = choice.get("finish_reason") or finish
     if error:
@@ -136,7 +135,7 @@ def _judge_stream(data: bytes, broken: str) -> View:
         return View("cut", code=error, shown=shown, note=note)
     if broken:
         return View("cut", code=broken, shown=shown)
-    if shown == TEXT and finish == "stop" and done == 1 and not after:
+    if shown == TEXT and finish == "stop" and done == 1:
         return View("whole", shown=shown)
     told = f"{len(shown)} of {len(TEXT)} characters, finish_reason {finish or 'none'}, {done} [DONE]"
     return View("wrong", note=told, shown=shown)
@@ -148,8 +147,8 @@ def _is_chat(value: Any) -> bool:
 
 
 def _read_vectors(value: Any) -> bool:
-    """Whether the vectors are there, in the order of the texts, whatever their length and encoding."""
-    items = value["data"]
+    """Whether there is the right vector for each text by its index, whatever its length and encoding."""
+    items = sorted(value["data"], key=lambda item: item["index"])
     if [item["index"] for item in items] != list(range(len(VECTORS))):
         return False
     for item, wanted in zip(items, VECTORS, strict=True):

@@ -31,7 +31,7 @@ import structlog
 from cases import FAULTS, Case, Expected, list_cases
 from observe import play_case
 from provider import Provider, open_provider
-from table import print_table
+from table import print_table, to_markdown
 from world import TIMES, UPSTREAM_SILENCE_S
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
@@ -137,6 +137,7 @@ def main() -> None:
     if not arguments.faults and not arguments.without_litellm:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        RESULTS.with_suffix(".md").write_text(to_markdown(result))
         print(f"written: {RESULTS}")
     if any(case["misses"] for case in result["steelyard"]):
         raise SystemExit(1)

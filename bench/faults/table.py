@@ -8,6 +8,7 @@ from typing import Any
 
 GREEN, YELLOW, RED, GREY, PLAIN = "\033[32m", "\033[33m", "\033[31m", "\033[90m", "\033[0m"
 COLOURS = {"pass": GREEN, "safe": YELLOW, "wrong": RED, "-": GREY}
+MARKS = {"pass": "pass", "safe": "safe", "wrong": "**wrong**"}
 SHORT = {"chat streamed": "stream", "chat whole": "whole", "embeddings": "embed", "rpc": "rpc"}
 
 
@@ -32,6 +33,25 @@ def print_table(result: dict[str, Any]) -> None:
     for who, cases in (("steelyard", result["steelyard"]), ("litellm", (result["litellm"] or {}).get("cases", ()))):
         if cases:
             print(f"{who:10} {count(cases)}")
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """Return the same as Markdown: with a second provider, and behind the stroke without one."""
+    ours, theirs = _index(result["steelyard"]), _index(result["litellm"]["cases"])
+    kinds = [kind for kind in SHORT if kind != "rpc"]
+    head = ["fault", *SHORT, *(f"LiteLLM, {kind}" for kind in kinds)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for fault in dict.fromkeys(case["fault"] for case in result["steelyard"]):
+        cells = [_pair(ours, fault, kind) for kind in SHORT] + [_pair(theirs, fault, kind) for kind in kinds]
+        lines.append(f"| {fault} | " + " | ".join(cells) + " |")
+    sums = [f"Steelyard: {count(result['steelyard'])}.", f"LiteLLM: {count(result['litellm']['cases'])}."]
+    told = f"LiteLLM {result['litellm']['version']}. With a healthy second provider / without one."
+    return "\n".join([told, "", *lines, "", *sums]) + "\n"
+
+
+def _pair(cases: dict[tuple[str, str, bool], dict[str, Any]], fault: str, kind: str) -> str:
+    found = [cases.get((fault, kind, has_second)) for has_second in (True, False)]
+    return " / ".join("" if case is None else MARKS[case["verdict"]] for case in found).strip(" /")
 
 
 def count(cases: Sequence[dict[str, Any]]) -> str:
