@@ -178,6 +178,28 @@ def test_caller_that_leaves_during_a_read_pays_what_its_provider_bills(tmp_path:
     asyncio.run(story())
 
 
+def test_provider_that_was_not_needed_and_stays_silent_holds_none_of_the_keys_money(tmp_path: Path) -> None:
+    """What is paid for by itself is settled before its last events leave: nothing may be reserved for it then."""
+
+    async def story() -> None:
+        async with open_world(tmp_path, nodes=2, first_byte_s=0.2) as world:
+            for node in world.nodes:
+                node.gate.clear()
+                node.on_cancel = lambda link, call_id: None  # type: ignore[method-assign]
+            asking = asyncio.create_task(read_raw_stream(world))
+            await until(lambda: any(node.requests for node in world.nodes))
+            for node in world.nodes:
+                if not node.requests:
+                    node.gate.set()
+            assert b"[DONE]" in await asking
+            assert world.key is not None
+            assert world.gateway.settlement.in_flight == 1
+            assert world.gateway.meters.meter(world.key.budget_id).reserved_nano == 0
+            assert world.gateway.settlement.escrow.reserved_nano > 0
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_stream_without_end_is_stopped_at_its_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool

@@ -263,9 +263,10 @@ class Attempt:
         self._wake()
 
     def drop(self) -> None:
-        """Stop the provider: the answer comes from another one."""
+        """Stop the provider: the answer comes from another one, and the key pays nothing for this one."""
         self.is_unwanted = True
         self.out.clear()
+        self.settlement.free_key(self)
         self.cancel()
 
     def take_over(self) -> None:

@@ -142,6 +142,10 @@ class Settlement:
         self.escrow.release(order.max_cost)
         self._add_row(attempt, FAILED, None)
 
+    def free_key(self, attempt: Attempt) -> None:
+        """Give back what a key has reserved for an order that isn't needed: its provider may be silent for long."""
+        self._end_key(attempt, None)
+
     def note_stalled(self, attempt: Attempt) -> None:
         """Note a provider whose silence let another one answer: what it bills when it is stopped is no success."""
         attempt.is_stalled = True
