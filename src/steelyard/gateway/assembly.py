@@ -286,7 +286,14 @@ async def assemble(
     sessions = CheckSessions(key, deployment.domain, chain.fetch_is_validator, clock=clock, clock_ms=unix_ms)
     consents = Consents(key, deployment.domain, is_consenting=settings.consents_to_demands)
     checks = CheckPages(
-        database, settlement.store, sessions, consents, account=account, find_link=catalogue.find_link, clock=clock
+        database,
+        settlement.store,
+        sessions,
+        consents,
+        account=account,
+        find_link=catalogue.find_link,
+        clock=clock,
+        disagreements=lambda: gateway.fronts.checks.kept,
     )
     fronts = RelayFronts(
         settings,

@@ -12,7 +12,7 @@ Law: docs/spec/gateway.md, section 9.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,6 +23,7 @@ from steelyard.gateway.calls_view import fields_of, read_number
 from steelyard.gateway.check_sessions import CheckSessions, read_hex
 from steelyard.gateway.check_store import CheckStore, KeptCall
 from steelyard.gateway.consents import Consents
+from steelyard.gateway.relay_checks import Disagreement
 from steelyard.gateway.replies import Receive, Reply, error_reply, json_reply
 from steelyard.gateway.request_bodies import read_body
 from steelyard.link.port import ProviderLink
@@ -46,7 +47,7 @@ class CheckPages:
 
     Args:
         consents: to demands on chain. account: the gateway's own. find_link: the link of a provider that is up, or
-            None. clock: monotonic seconds.
+            None. clock: monotonic seconds. disagreements: what cross-checks of relayed answers found (relay_checks.py).
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class CheckPages:
         account: bytes,
         find_link: Callable[[bytes], ProviderLink | None],
         clock: Callable[[], float],
+        disagreements: Callable[[], Iterable[Disagreement]] = tuple,
     ) -> None:
         self._database = database
         self._store = store
@@ -67,6 +69,7 @@ class CheckPages:
         self._account = account
         self._find_link = find_link
         self._clock = clock
+        self._disagreements = disagreements
 
     async def answer(
         self, method: str, path: str, query: bytes, headers: dict[bytes, bytes], receive: Receive
@@ -85,11 +88,13 @@ class CheckPages:
             return json_reply({"gateway": format_hex(self._account), "nonce": format_hex(nonce)})
         if name == "session":
             return await self._open_session(await read_body(receive, headers, _MAX_BODY_BYTES))
-        if name != "batches" and (kind not in ("calls", "evidence", "consents") or not receipt):
+        if name not in ("batches", "disagreements") and (kind not in ("calls", "evidence", "consents") or not receipt):
             raise NotFound(f"there is no route {method} {path[:200]!r}: see docs/spec/gateway.md", code="unknown_url")
         validator = self._sessions.admit(headers.get(b"authorization"))
         if name == "batches":
             return json_reply(await self._batches(values))
+        if name == "disagreements":
+            return json_reply({"object": "list", "data": [msgspec.to_builtins(one) for one in self._disagreements()]})
         receipt_hash = parse_hash(receipt, "receipt_id")
         kept = self._store.find(receipt_hash, self._clock())
         if kind == "consents":
