@@ -169,13 +169,15 @@ class NodeSection(_Section):
 class ValidatorSection(_Section):
     """One validator's process; see `validator.settings.ValidatorSettings` for what each value does.
 
-    `api_keys` are ordinary ones, by the gateways' URLs; without them no probes and no replays are bought.
+    `api_keys` are ordinary ones, by the gateways' URLs; without them no probes and no replays are bought. `upstreams`
+    are URLs of nodes of one's own, by the service that they check.
     """
 
     wallet: Wallet = "validator-1"
     database: str = ""
     gateways: Texts = ("registry",)
     api_keys: dict[str, SecretStr] = Field(default_factory=dict)
+    upstreams: dict[str, SecretStr] = Field(default_factory=dict)
     engine_threads: int = Field(default=1, ge=1, le=256)
     calibrations: Path | None = None
     poll_s: Seconds = 2.0

@@ -56,6 +56,7 @@ from steelyard.validator.rewards import RewardDesk, RewardRoots
 from steelyard.validator.settings import ValidatorSettings
 from steelyard.validator.stakes import ValidatorStakes
 from steelyard.validator.validator import Validator, ValidatorParts
+from steelyard.verification.consensus import OWN_NODE, consensus_null
 from steelyard.weights.cache import WeightCache
 
 REGISTRY = "registry"
@@ -112,6 +113,12 @@ class Checkables:
         kind = installed_services().find(registered.kind)
         manifest = await self._manifest(registered.name, registered.kind, registered.manifest)
         engine_name = f"{manifest.engine} {manifest.engine_version}".strip()
+        upstream = self._section.upstreams.get(manifest.name)
+        if kind.check == "consensus" and upstream is not None:
+            service = kind(manifest, options={"upstream": upstream.get_secret_value()})
+            self._stack.push_async_callback(service.aclose)
+            await service.prepare(_ignore)
+            return Checkable(service, False, OwnReplayer(service, OWN_NODE), consensus_null(registered.manifest))
         if kind.check == "exact" or not kind.needs_engine:
             service = kind(manifest)
             self._stack.push_async_callback(service.aclose)
