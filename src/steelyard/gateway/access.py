@@ -136,17 +136,23 @@ class Access:
             return
         wait_s = bucket.take(self._clock())
         if wait_s and isinstance(bucket, SharedBucket):
-            now_ms, rate = self._clock_ms(), bucket.per_minute
-            granted, wait_s = await lease_turns(
-                self._database, account.key_id, per_minute=rate, want=bucket.want, now_ms=now_ms
-            )
-            if granted:
-                bucket.fill(granted - 1, self._clock())
+            wait_s = bucket.empty_for_s(self._clock()) or await self._lease_turn(account, bucket)
         if wait_s:
             raise RateLimited(
                 f"key {account.name!r} may send {bucket.per_minute} requests a minute: the next one in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
+
+    async def _lease_turn(self, account: Account, bucket: SharedBucket) -> float:
+        """Take a turn from the bucket in the database and return 0.0, or how many seconds until there is one."""
+        granted, wait_s = await lease_turns(
+            self._database, account.key_id, per_minute=bucket.per_minute, want=bucket.want, now_ms=self._clock_ms()
+        )
+        if granted:
+            bucket.fill(granted - 1, self._clock())
+        else:
+            bucket.note_empty(wait_s, self._clock())
+        return wait_s
 
     def try_turn(self, account: Account, now_s: float) -> bool:
         """Count a request against the key's rate, or return False and count nothing."""

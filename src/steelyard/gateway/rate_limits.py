@@ -46,12 +46,13 @@ class SharedBucket:
         per_minute: above zero. now_s: any monotonic clock's time.
     """
 
-    __slots__ = ("_filled_s", "_held", "per_minute")
+    __slots__ = ("_empty_until_s", "_filled_s", "_held", "per_minute")
 
     def __init__(self, per_minute: int, now_s: float) -> None:
         self.per_minute = per_minute
         self._held = 0
         self._filled_s = now_s
+        self._empty_until_s = now_s
 
     @property
     def want(self) -> int:
@@ -65,6 +66,14 @@ class SharedBucket:
             return 0.0
         self._held = 0
         return 60.0 / self.per_minute
+
+    def empty_for_s(self, now_s: float) -> float:
+        """Return for how many seconds the database has none, as it said, so that it isn't asked again; else 0.0."""
+        return max(0.0, self._empty_until_s - now_s)
+
+    def note_empty(self, wait_s: float, now_s: float) -> None:
+        """Remember that the database has none for so long; a limit that is raised meanwhile is a new bucket."""
+        self._empty_until_s = now_s + wait_s
 
     def fill(self, turns: int, now_s: float) -> None:
         """Keep what was leased."""
