@@ -3,7 +3,7 @@
 1. A validator asks a node of its own. An honest provider's node may differ from it: a block by number is reorganised, a
    bug of one client. So a difference alone proves nothing, and the bound of their expected share is declared, not
    measured.
-2. A single difference is about 14 to 1 over all bets; it takes several, over several answers, before anybody is challenged.
+2. A single difference is about 14 to 1 over all bets; it takes several, over several answers, to challenge anybody.
 
 Law: docs/spec/validator.md, section 3; docs/spec/checking.md, section 5.
 """
