@@ -264,10 +264,17 @@ async def _serve_node(
 
     if said is not None:
         from steelyard.cli.selling import Sale, prepare_sale
+        from steelyard.storage.claims import claim_process
+        from steelyard.storage.database import open_database
 
         (entry,), (kind, price, traits) = invocation.settings.node.services, said
         sale = Sale(name=entry.name, kind=kind, price=price, options=entry.options, traits=traits)
-        await prepare_sale(invocation, sale)
+        database = await open_database(invocation.settings.node_database)
+        try:
+            async with claim_process(database, invocation.settings.node.wallet):  # nothing is offered for one that runs
+                await prepare_sale(invocation, sale)
+        finally:
+            await database.aclose()
     crashes: list[BaseException] = []
 
     def crash(error: BaseException) -> None:
