@@ -28,7 +28,8 @@ async def claim_process(database: Database, process: str) -> AsyncIterator[None]
     """
     digest = hashlib.sha256(process.encode()).digest()
     taken = ConfigError(
-        f"a process named {process!r} runs on this database already: stop it, or give this one another name",
+        f"a process named {process!r} runs on this database already: stop it, or give this one another name "
+        "(a node's and a validator's is its --wallet, a gateway's its --process)",
         code="process_name_taken",
     )
     if database.kind == "sqlite":
