@@ -55,7 +55,10 @@ async def serve(network: Any, name: str, *more: str, bought: Callable[[], Awaita
 
 @pytest.mark.timeout(300)
 def test_data_source_is_sold_by_one_command(tmp_path: Path) -> None:
-    """It registers, offers and serves; typed again it sends nothing to the chain; another price replaces the offer."""
+    """It registers, offers and serves; typed again it sends nothing to the chain; another price replaces the offer.
+
+    Nothing is offered by the wallet of a node that runs already.
+    """
 
     async def story(person: Person, network: Any) -> None:
         async with open_weather() as url:
@@ -69,6 +72,10 @@ def test_data_source_is_sold_by_one_command(tmp_path: Path) -> None:
             assert "must stake before it may offer anything: run steelyard stake provider" in error
             assert not any(one["name"] == "weather" for one in await person.read("services", "list"))
             await person.type("stake", "provider", "1000", "--wallet", NODE)
+            _, error = await person.type("node", "run", "--wallet", "node-1", "--service", "weather", *words,
+                                         "--price", "50", status=2)  # fmt: skip
+            assert "'node-1' runs on this database already" in error
+            assert not any(one["name"] == "weather" for one in await person.read("services", "list"))
 
             async def ask_weather() -> None:
                 said, cost_nano = await buy(network, "/rest/weather/bern?days=3")
