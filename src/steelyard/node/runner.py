@@ -246,6 +246,7 @@ def _as_failure(error: Exception, call_id: bytes) -> Failure:
     if isinstance(error, Unavailable) and error.code == BUSY:
         return Failure("busy", error.message[:1024], retry_after_s=error.retry_after_s or 0.0)
     if isinstance(error, SteelyardError):
+        _log.warning("call_failed", call_id=call_id.hex(), code=error.code)  # its words may hold what was asked
         return Failure("engine_error", error.message[:1024])
     _log.error("service_failed", call_id=call_id.hex(), exc_info=error)
     return Failure("engine_error", f"the service failed: {type(error).__name__}")
