@@ -103,3 +103,12 @@ def raise_if_busy(status: int, headers: Mapping[str, str], what: str) -> None:
     rest_s = float(told) if told and told.isascii() and told.isdigit() else 0.0  # a date, too: who rests, rests shortly
     again = f", for {told} s," if rest_s else ""
     raise Unavailable(f"busy{again} says {what}", code=BUSY, retry_after_s=min(rest_s, LONGEST_REST_S))
+
+
+def name_failure(error: BaseException) -> str:
+    """Say what went wrong without the error's own words: they may hold the address, and with it a key."""
+    import aiohttp
+
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return "can't connect to it" if isinstance(error, aiohttp.ClientConnectorError) else type(error).__name__

@@ -14,7 +14,7 @@ from functools import partial
 import aiohttp
 from yarl import URL
 
-from steelyard.engines.http_session import await_head, find_proxy, open_session, raise_if_busy, split_url
+from steelyard.engines.http_session import await_head, find_proxy, name_failure, open_session, raise_if_busy, split_url
 from steelyard.errors import BadRequest, Unavailable
 from steelyard.services.rest.requests import RestPayload, pack_answer
 
@@ -101,7 +101,7 @@ class Upstream:
                         )
                 return response.status, response.headers.get("Content-Type", ""), bytes(data)
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
-            raise _failed(f"failed: {_name_failure(error)}") from error
+            raise _failed(f"failed: {name_failure(error)}") from error
 
     def _session(self) -> aiohttp.ClientSession:
         if self._is_closed:
@@ -109,13 +109,6 @@ class Upstream:
         if self._http is None:
             self._http = open_session()
         return self._http
-
-
-def _name_failure(error: BaseException) -> str:
-    """Say what went wrong without the error's own words: they may hold the address, and with it a key."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return "can't connect to it" if isinstance(error, aiohttp.ClientConnectorError) else type(error).__name__
 
 
 def _failed(what: str) -> Unavailable:

@@ -21,7 +21,15 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from steelyard.engines.http_session import SILENCE_S, await_head, find_proxy, open_session, raise_if_busy, split_url
+from steelyard.engines.http_session import (
+    SILENCE_S,
+    await_head,
+    find_proxy,
+    name_failure,
+    open_session,
+    raise_if_busy,
+    split_url,
+)
 from steelyard.errors import Unavailable
 from steelyard.services.rpc.blame import blame_node
 from steelyard.services.rpc.catalogue import Probe
@@ -215,7 +223,7 @@ class Upstream:
                         raise _too_long()
                 return response.status, bytes(body).strip()
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
-            raise _unwell(_without_url(error)) from error
+            raise _unwell(name_failure(error)) from error
 
     def _session(self) -> aiohttp.ClientSession:
         if self._is_closed:
@@ -253,8 +261,3 @@ def _unwell(what: str) -> Unavailable:
 
 def _too_long() -> Unavailable:
     return Unavailable(f"the node's answer is over {MAX_ANSWER_BYTES} bytes: ask for less", code="upstream_failed")
-
-
-def _without_url(error: BaseException) -> str:
-    """What went wrong, without the address, which may hold a key and is nobody else's business."""
-    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
