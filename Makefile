@@ -55,7 +55,7 @@ $(NODE_STAMP): contracts/package-lock.json
 test: $(STAMP) $(NODE_STAMP) ## Run every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 15
 
-nightly: $(STAMP) $(NODE_STAMP) ## The same, looking ten times longer
+nightly: $(STAMP) $(NODE_STAMP) ## The same, looking ten times longer, and what takes minutes
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --timeout 600
 
 check: $(STAMP) ## Lint, types, and the order of the rooms

@@ -1,4 +1,7 @@
-"""Profiles for hypothesis (`ci` is the default, `nightly` looks ten times longer); in CI nothing may skip."""
+"""Profiles for hypothesis (`ci` is the default, `nightly` looks ten times longer); in CI nothing may skip.
+
+Tests marked `nightly` take minutes and have a shorter sibling that always runs: only `make nightly` runs them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,18 @@ settings.register_profile("ci", max_examples=25, stateful_step_count=30, deadlin
 settings.register_profile(
     "nightly", max_examples=250, stateful_step_count=60, deadline=None, suppress_health_check=_CHECKS
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+settings.load_profile(PROFILE)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long proofs to the night."""
+    if PROFILE == "nightly":
+        return
+    long = [item for item in items if item.get_closest_marker("nightly")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.hookimpl(wrapper=True)

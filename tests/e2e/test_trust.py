@@ -32,6 +32,7 @@ LONG = "a word " * 40
 VALIDATORS = 3
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_cheat_with_honest_looking_evidence_is_convicted_and_loses_its_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
