@@ -131,6 +131,8 @@ class Orders(RuleBasedStateMachine):
     def end_by_receipt(self, data: st.DataObject, units: tuple[int, int], finish: FinishReason) -> None:
         """The provider sends its receipt."""
         attempt = self._take(data)
+        if attempt.is_stream:  # its pieces say what its receipt may bill
+            units = (min(units[0], attempt.billable[0]), min(units[1], attempt.billable[1]))
         receipt = self._receipt(attempt, units, finish)
         self.billed_escrow += receipt.cost
         if finish != FinishReason.ERROR or attempt.is_shown:

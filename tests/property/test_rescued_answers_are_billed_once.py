@@ -170,7 +170,7 @@ def test_key_pays_once_for_what_it_was_given(
             if end == "done":
                 attempt.is_shown = True
                 if not attempt.units[0]:
-                    attempt.units = (prompt, attempt.units[1])
+                    attempt.on_piece(Piece(b"", prompt, 0))  # nothing was left to say
                 attempt.on_done(books.bill(attempt, FinishReason.STOP))
             elif end == "error":
                 attempt.on_done(books.bill(attempt, FinishReason.ERROR))

@@ -102,6 +102,7 @@ class Attempt:
         "started_ms",
         "started_s",
         "trails",
+        "undecided_nano",
         "units",
         "waiter",
         "wake_at_s",
@@ -138,6 +139,7 @@ class Attempt:
         self.contents: list[bytes] = []
         self.trails: list[bytes] = []
         self.units: Units = (0, 0)
+        self.undecided_nano = 0
         self.billable: Units = (0, 0)
         self.size_bytes = 0
         self.out: list[bytes] = []
@@ -297,6 +299,8 @@ class Attempt:
         if not self.is_key_ended:
             owed += leg.owed_nano
             disputed += leg.disputed_nano
+        owed += self.undecided_nano
+        disputed += self.undecided_nano
         shown = (b"".join(self.contents), b"".join(self.trails)) if self.is_shown else None
         return self.job.carry.after(leg, shown, self.given, self.paid_nano, owed, disputed)
 

@@ -35,7 +35,7 @@ class Leg:
         quote: the most units that its receipt may bill. prefix: what it goes on from, encoded; b"" from the beginning.
         repeats: content that it makes again and that isn't shown again.
         skipped: of its units, how many the key doesn't pay. owed_nano: for legs before it, settled with it.
-        disputed_nano: of that, for legs that broke the rules: due only if this leg ends with its receipt.
+        disputed_nano: of that, for legs that broke the rules: due only once a leg after them ends with its receipt.
     """
 
     quote: Quote

@@ -294,6 +294,7 @@ class Settlement:
             attempt.paid_nano = min(attempt.charge(receipt), attempt.key_nano)
         elif attempt.leg is not None:
             attempt.paid_nano = attempt.leg.owed_nano - attempt.leg.disputed_nano
+            attempt.undecided_nano = attempt.leg.disputed_nano  # the next leg may show that it was right
         attempt.job.meter.settle(attempt.key_nano, attempt.paid_nano)
         attempt.key_nano = 0
         attempt.is_key_ended = True
