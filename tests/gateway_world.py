@@ -223,7 +223,7 @@ class World:
     ) -> ScriptedNode:
         """Start a node with one service (echo by default), and wait until it is on sale."""
         node = self.build_node(index, price=price, options=options, model=model, service=service)
-        node.dial(self.running.address.link_url, LIMITS)
+        node.dial(self.running.address.link_url, self.link_limits)
         await self.until_linked(node.key.account)
         return node
 

@@ -18,6 +18,7 @@ from tests.gateway_world import LIMITS, MODEL, World, open_world, until
 from tests.integration.test_gateway_money import _crash as crash
 from tests.service_world import END, LetterEngine
 
+from steelyard.link.limits import LinkLimits
 from steelyard.link.port import LeafEntry, Piece
 from steelyard.protocol.hashing import ZERO32
 from steelyard.protocol.messages import Receipt, content_hash
@@ -386,7 +387,7 @@ def test_hundred_streams_that_lose_their_provider_never_overspend_a_key(tmp_path
 
     async def story() -> None:
         limit = 6_000
-        async with open_world(tmp_path, nodes=0, limit_nano=limit, **QUICK) as world:
+        async with open_world(tmp_path, nodes=0, limit_nano=limit, link_limits=LinkLimits(), **QUICK) as world:
             for index in range(3):
                 await world.add_node(index, price=PRICES[index % 2], options={"delay_ms": "20"})
             for node in world.nodes[:2]:
