@@ -78,7 +78,7 @@ class Hedges:
         """
         racers, is_hedged = [attempt], False
         attempt.wake_at_s = math.inf
-        patient.on_gone = _cancel(racers)
+        patient.on_gone = cancel_all(racers)
         try:
             if patient.is_gone:
                 raise ClientGone
@@ -150,7 +150,9 @@ def _flaw(attempt: Attempt) -> object:
     return attempt.failure or attempt.shortfall
 
 
-def _cancel(racers: list[Attempt]) -> Callable[[], None]:
+def cancel_all(racers: Sequence[Attempt]) -> Callable[[], None]:
+    """Return what stops all orders of a call."""
+
     def cancel() -> None:
         for racer in racers:
             racer.cancel()

@@ -26,7 +26,7 @@ from steelyard.gateway.relay_plan import API, Plan, cache_header, make_plan
 from steelyard.gateway.relay_routes import REST, RPC, RelayRoute
 from steelyard.gateway.relay_shapes import RpcShape
 from steelyard.gateway.replies import JSON_HEADER, Header, Receive, Reply, Send, error_reply, send_reply
-from steelyard.gateway.request_bodies import ClientGone, read_body
+from steelyard.gateway.request_bodies import ClientGone, is_private, read_body
 from steelyard.services.rpc.catalogue import find_chain, nearest_chains
 
 if TYPE_CHECKING:
@@ -357,11 +357,6 @@ def unwatched() -> Patient:
 
 async def _hear_nothing() -> Any:
     raise ClientGone
-
-
-def is_private(headers: dict[bytes, bytes]) -> bool:
-    """Say whether a request asks not to be shown to validators, nor kept."""
-    return headers.get(b"x-steelyard-private", b"").lower() in (b"true", b"1")
 
 
 def bought_headers(attempt: Attempt) -> tuple[Header, ...]:

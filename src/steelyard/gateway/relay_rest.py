@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from steelyard.errors import BadRequest, Unavailable
 from steelyard.gateway.preferences import read_preferences
-from steelyard.gateway.relay import Relay, bought_headers, is_private
+from steelyard.gateway.relay import Relay, bought_headers
 from steelyard.gateway.relay_routes import RelayRoute
 from steelyard.gateway.replies import Header, Receive, Reply, Send, send_reply
-from steelyard.gateway.request_bodies import read_body
+from steelyard.gateway.request_bodies import is_private, read_body
 from steelyard.services.rest.requests import METHODS, encode_call, read_answer
 
 if TYPE_CHECKING:

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING
 from steelyard.errors import RateLimited, SteelyardError, Unauthorized
 from steelyard.gateway.preferences import read_preferences
 from steelyard.gateway.rate_limits import TokenBucket
-from steelyard.gateway.relay import Caller, Describe, Relay, is_private, unwatched
+from steelyard.gateway.relay import Caller, Describe, Relay, unwatched
 from steelyard.gateway.relay_errors import NO_ID, read_ids, refusal_reply
 from steelyard.gateway.relay_feed import Feed, why_lost
 from steelyard.gateway.relay_routes import RPC, RelayRoute, read_route
 from steelyard.gateway.relay_subscriptions import Subscriptions, read_call
 from steelyard.gateway.replies import Receive, Scope, Send
-from steelyard.gateway.request_bodies import ClientGone
+from steelyard.gateway.request_bodies import ClientGone, is_private
 from steelyard.gateway.socket_protocol import DROP
 
 if TYPE_CHECKING:

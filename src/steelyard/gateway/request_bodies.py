@@ -36,6 +36,11 @@ def read_head(body: bytes) -> BodyHead:
         raise _bad_body(body, error) from error
 
 
+def is_private(headers: dict[bytes, bytes]) -> bool:
+    """Say whether a request asks not to be shown to validators, nor kept."""
+    return headers.get(b"x-steelyard-private", b"").lower() in (b"true", b"1")
+
+
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
     """Return a request's whole body.
 

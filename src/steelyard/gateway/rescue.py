@@ -24,7 +24,7 @@ from steelyard.gateway.attempt import Attempt
 from steelyard.gateway.catalogue import Seller
 from steelyard.gateway.dispatch import Dispatcher
 from steelyard.gateway.hangups import Patient
-from steelyard.gateway.hedge import Hedges, give_up
+from steelyard.gateway.hedge import Hedges, cancel_all, give_up
 from steelyard.gateway.job import Job
 from steelyard.gateway.legs import Leg, can_repeat
 from steelyard.gateway.metrics import Metrics
@@ -179,7 +179,7 @@ class Rescuer:
                     return winner
                 if await self._wait_any(racers) is not None and (hedge := await self._hedge(job)) is not None:
                     racers.append(hedge)
-                    patient.on_gone = _cancel_all(racers)
+                    patient.on_gone = cancel_all(racers)
         except BaseException as error:
             give_up(racers, error)
             raise
@@ -194,7 +194,7 @@ class Rescuer:
         try:
             await future
         except asyncio.CancelledError:
-            _cancel_all(racers)()
+            cancel_all(racers)()
             raise
         finally:
             for racer in racers:
@@ -310,11 +310,3 @@ class Rescuer:
         return any(
             seller not in job.tried and seller.link.is_up and not seller.refusal for seller in job.listing.sellers
         )
-
-
-def _cancel_all(racers: list[Attempt]) -> Callable[[], None]:
-    def cancel() -> None:
-        for racer in racers:
-            racer.cancel()
-
-    return cancel

@@ -27,7 +27,7 @@ from steelyard.gateway.metrics import Metrics
 from steelyard.gateway.preferences import read_preferences
 from steelyard.gateway.replays import Recording, Replays
 from steelyard.gateway.replies import JSON_HEADER, SSE_HEADERS, Header, Receive, Reply, Send, send_reply
-from steelyard.gateway.request_bodies import ClientGone, read_body, read_head
+from steelyard.gateway.request_bodies import ClientGone, is_private, read_body, read_head
 from steelyard.gateway.rescue import Rescuer
 from steelyard.gateway.settings import GatewaySettings
 from steelyard.gateway.x402 import PaidWork
@@ -154,8 +154,9 @@ class Work:
         request = listing.service.parse(api, body)
         if request.api not in APIS:
             raise BadRequest(f"{listing.name!r} does not answer {api}", param="model")
-        is_private = headers.get(b"x-steelyard-private", b"").lower() in (b"true", b"1")
-        return self._dispatcher.build_job(account, listing, request, body, is_private=is_private, started_s=started_s)
+        return self._dispatcher.build_job(
+            account, listing, request, body, is_private=is_private(headers), started_s=started_s
+        )
 
     async def _answer(
         self,
@@ -173,7 +174,7 @@ class Work:
             return await self._whole(job, patient, send, extra, recording, begun)
         except ClientGone:
             return 499
-        except Exception:
+        except Exception:  # whatever went wrong is raised again, once the provider is told
             if patient.on_gone is not None:
                 patient.on_gone()  # nobody reads what its provider still makes
             raise
