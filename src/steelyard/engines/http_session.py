@@ -41,6 +41,13 @@ def split_url(url: str, schemes: Sequence[str], option: str) -> SplitResult:
     raise ConfigError(f"the option {option} is no URL of a server: write {' or '.join(s + '://' for s in schemes)}HOST")
 
 
+def named_upstream(service: str, options: Mapping[str, str]) -> str:
+    """Return the URL that a relaying service's options name; raises ConfigError if they name none."""
+    if url := options.get("upstream"):
+        return url
+    raise ConfigError(f"{service!r} has no upstream on this machine: give --upstream URL, or options.upstream")
+
+
 def find_proxy(parts: SplitResult) -> str | None:
     """Return the proxy that the environment names for a URL (http_proxy, https_proxy, no_proxy), or None."""
     proxies = getproxies_environment()

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING
 
+from steelyard.engines.http_session import named_upstream
 from steelyard.errors import BadMessage, BadRequest, ConfigError, Unavailable
 from steelyard.services.manifest import Manifest
 from steelyard.services.port import (
@@ -112,11 +113,10 @@ class RestService:
         Raises:
             ConfigError: no upstream is named, or it does not answer.
         """
-        if self._upstream is None:
-            self._upstream = self._open_upstream()
+        upstream = self._running()
         progress(f"asking the server of {self._manifest.name}", 0, 0)
         try:
-            await self._upstream.knock()
+            await upstream.knock()
         except Unavailable as error:
             raise ConfigError(f"the upstream of {self._manifest.name!r} does not answer: {error.message}") from error
 
@@ -132,8 +132,7 @@ class RestService:
     def _open_upstream(self) -> Upstream:
         from steelyard.services.rest.upstream import Upstream
 
-        if not self._options.get("upstream"):
-            raise ConfigError(
-                f"{self._manifest.name!r} has no upstream on this machine: give --upstream URL, or options.upstream"
-            )
-        return Upstream(self._options["upstream"], authorization=self._options.get("upstream_authorization", ""))
+        return Upstream(
+            named_upstream(self._manifest.name, self._options),
+            authorization=self._options.get("upstream_authorization", ""),
+        )

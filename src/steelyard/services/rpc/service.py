@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from steelyard.engines.http_session import named_upstream
 from steelyard.errors import BadRequest, ConfigError, Unavailable
 from steelyard.services.manifest import Manifest
 from steelyard.services.port import (
@@ -200,12 +201,11 @@ class RpcService:
         Raises:
             ConfigError: no upstream is named, it does not answer, or it serves another chain.
         """
-        if self._upstream is None:
-            self._upstream = self._open_upstream()
+        upstream = self._running()
         progress(f"asking the node of {self._manifest.name}", 0, 0)
         row = catalogue.load_chains().get(self._manifest.chain)
         try:
-            found = self.family.identity.pick(await self._upstream.ask(self.family.identity))
+            found = self.family.identity.pick(await upstream.ask(self.family.identity))
         except Unavailable as error:
             raise ConfigError(f"the upstream of {self._manifest.name!r} does not answer: {error.message}") from error
         if row is not None and not row.is_identity(found):
@@ -226,12 +226,8 @@ class RpcService:
     def _open_upstream(self) -> Upstream:
         from steelyard.services.rpc.upstream import Upstream
 
-        if not self._options.get("upstream"):
-            raise ConfigError(
-                f"{self._manifest.name!r} has no upstream on this machine: give --upstream URL, or options.upstream"
-            )
         return Upstream(
-            self._options["upstream"],
+            named_upstream(self._manifest.name, self._options),
             websocket_url=self._options.get("upstream_ws", ""),
             authorization=self._options.get("upstream_authorization", ""),
             is_light=self.family.is_light,
