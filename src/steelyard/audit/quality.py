@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from steelyard.audit.books import PostedRoot
@@ -52,22 +53,26 @@ def check_quality(roots: Iterable[PostedRoot], facts: SelectionFacts, cases: Seq
         by_epoch[at] += [(validator, item, draw) for item in post.blob.verdicts]
     lost = min((epoch for _, epoch in facts.unread), default=None)
     quality, at = PublishedQuality(), min(by_epoch, default=0)
-    rows = []
-    for root in wanted:
-        if lost is not None and root.epoch > lost:
-            rows.append(QualityRow(validator=root.publisher, epoch=root.epoch, state="not provable"))
+    rows: list[QualityRow] = []
+    for epoch, of_epoch_roots in groupby(wanted, key=lambda root: root.epoch):
+        if lost is not None and epoch > lost:
+            rows += [QualityRow(validator=one.publisher, epoch=epoch, state="not provable") for one in of_epoch_roots]
             continue
-        while at <= root.epoch:
+        while at <= epoch:
             quality.fold((at + 1) * facts.epoch_s, by_epoch.get(at, []), cases)
             at += 1
         entries = quality_entries(quality.records)
         computed = quality_root(entries)
-        state: Literal["right", "wrong"] = "right" if computed == root.root else "wrong"
-        rows.append(
+        rows += [
             QualityRow(
-                validator=root.publisher, epoch=root.epoch, state=state, providers=len(entries), computed=computed
+                validator=one.publisher,
+                epoch=epoch,
+                state="right" if one.root == computed else "wrong",
+                providers=len(entries),
+                computed=computed,
             )
-        )
+            for one in of_epoch_roots
+        ]
     return rows
 
 
