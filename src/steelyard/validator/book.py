@@ -56,6 +56,7 @@ SILENT = "silent"
 """Evidence demanded on chain and not served: the chain has proven and slashed it, a panel could replay nothing."""
 
 DAY_MS = 86_400_000
+FORGET_EVERY_MS = 3_600_000
 
 Finding = tuple[SeenCall, str, Checked, bytes | None]
 """A call, why it was selected, what its check came to, and what a challenge would show."""
@@ -84,6 +85,7 @@ class Book:
         self._now_ms = now_ms
         self._turn = asyncio.Lock()  # feeds of two gateways move one suspicion: neither may lose the other's
         self.suspicions = suspicions
+        self._forget_ms = 0
 
     async def load_place(self, gateway: bytes) -> FeedState:
         """Return how far a gateway's feed was read."""
@@ -156,8 +158,11 @@ class Book:
         return await load_verdicts(self._database, pair=pair)
 
     async def forget(self, keep_days: int) -> None:
-        """Drop what challenges would show of verdicts older than that; the verdicts themselves stay."""
-        await forget_material(self._database, self._now_ms() - keep_days * DAY_MS)
+        """Drop what challenges would show of verdicts older than that, once an hour; the verdicts themselves stay."""
+        now_ms = self._now_ms()
+        if now_ms >= self._forget_ms:
+            self._forget_ms = now_ms + FORGET_EVERY_MS
+            await forget_material(self._database, now_ms - keep_days * DAY_MS)
 
     def _row(self, call: SeenCall, selected_by: str, checked: Checked, material: bytes | None) -> VerdictRow:
         evidence_hash = call.receipt.evidence_hash if checked.claimed else ZERO32
